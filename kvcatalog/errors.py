@@ -1,0 +1,140 @@
+"""Every error that the catalog raises on purpose, below one base class.
+
+Each class stands for one condition that a caller can act on; its first line says what happened, `advice` what to do.
+Errors of the engine, of botocore and of the operating system are translated where they enter, with `from`.
+"""
+
+from __future__ import annotations
+
+
+class CatalogError(Exception):
+    """Base of all errors of the catalog; `advice` is one sentence for the person who reads it."""
+
+    advice = "See the message."
+
+
+class InvalidValueError(CatalogError, ValueError):
+    """A value cannot be stored or asked for; `field` names it."""
+
+    advice = "Correct the field that the message names."
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[InvalidValueError], tuple[str, str]]:
+        return type(self), (self.field, self.reason)
+
+
+class FilterSyntaxError(InvalidValueError):
+    """A filter expression cannot be understood."""
+
+    advice = "Write NAME=VALUE, NAME!=VALUE, NAME<VALUE or NAME>VALUE; `kvcatalog search --help` lists the names."
+
+
+class ConfigError(CatalogError):
+    """The configuration cannot be read or holds a value that is refused."""
+
+    advice = "Correct the key that the message names; `kvcatalog config show` prints what is in force."
+
+
+class NotFoundError(CatalogError, LookupError):
+    """What was asked for by identity is not in the catalog."""
+
+    advice = "Check the identifier; `kvcatalog search` lists what there is."
+
+
+class AmbiguousDigestError(CatalogError):
+    """The first characters of a digest fit more than one; `candidates` lists the first few."""
+
+    advice = "Give more characters of the digest."
+
+    def __init__(self, prefix: str, candidates: tuple[str, ...]) -> None:
+        super().__init__(f"{prefix} is the start of several digests: {', '.join(candidates)}")
+        self.prefix = prefix
+        self.candidates = candidates
+
+
+class CatalogUnavailableError(CatalogError):
+    """The catalog cannot be opened or used at all."""
+
+    advice = "Check the path, its permissions and its file system."
+
+
+class CatalogMissingError(CatalogUnavailableError):
+    """There is no catalog at the path, and none was to be created."""
+
+    advice = "Check --catalog; `kvcatalog import-manifest` creates a catalog where there is none."
+
+
+class NetworkFileSystemError(CatalogUnavailableError):
+    """The path lies on a network file system, where memory maps and locks do not hold what LMDB needs."""
+
+    advice = "Put the catalog on a local disk of the host; several hosts share a catalog through dynamodb:// only."
+
+
+class UnsupportedFormatError(CatalogUnavailableError):
+    """The catalog was written in a format that this version cannot read."""
+
+    advice = "Use a version of kvcatalog that knows this format."
+
+
+class DatabaseDamagedError(CatalogUnavailableError):
+    """The database file itself is damaged: cut short, no database, or refused by the engine."""
+
+    advice = "Keep a copy of the file, then restore a backup."
+
+
+class StorageFullError(CatalogUnavailableError):
+    """The file system has no room left; nothing of the failed call was stored."""
+
+    advice = "Free some space and try again; nothing needs to be repaired."
+
+
+class StorageFailedError(CatalogUnavailableError):
+    """The operating system reported an error on reading or writing the catalog; nothing acknowledged is lost."""
+
+    advice = "Look at the disk and the kernel's log, then try again."
+
+
+class MapLimitError(CatalogUnavailableError):
+    """The memory map cannot grow: its limit is reached, or a snapshot held it for too long."""
+
+    advice = "End long snapshots, or raise catalog.map_size_bytes."
+
+
+class TooManyReadersError(CatalogUnavailableError):
+    """Every slot for a reading thread or process is taken by one that lives."""
+
+    advice = "Use fewer processes and threads on this catalog at once."
+
+
+class CatalogClosedError(CatalogError):
+    """The catalog was closed before or during the call; the call stored nothing."""
+
+    advice = "Open the catalog again."
+
+
+class CatalogLockedError(CatalogError):
+    """Another process holds what the operation needs for itself alone."""
+
+    advice = "Wait for the other process, or stop it."
+
+
+class OutcomeUnknownError(CatalogError):
+    """A commit failed and what it held may or may not have been stored."""
+
+    advice = "Read the record again before repeating the call; registering again is always safe."
+
+
+class CorruptRecordError(CatalogError):
+    """A stored value fails its checksum, or rows that belong together do not agree; it was not returned."""
+
+    advice = "Look for damage on the disk, keep a copy, and restore a backup."
+
+
+class ManifestError(CatalogError):
+    """A manifest cannot be read at all: missing, not a file of the kind it claims, or cut short."""
+
+    advice = "Check the path, and that compressed files are whole."

@@ -1,0 +1,203 @@
+"""What the catalog takes and gives: immutable values that own their bytes.
+
+A digest is 64 lowercase hex digits, a size is bytes, a time is an aware `datetime` in UTC with microseconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+Outcome = Literal["registered", "existing", "enriched", "conflict"]
+"""What a registration did: stored a new record, found it, gave it a digest, or met other bytes under its key."""
+
+OnConflict = Literal["keep", "replace"]
+"""What other bytes under a known key do: they are kept beside the record, or become its content."""
+
+
+class DocumentRecord(Struct, frozen=True, gc=False):
+    """One stored document; (artifact_id, source_url, resolver) is unique, and so is the id, which is never reused."""
+
+    id: int
+    artifact_id: str
+    source_url: str
+    resolver: str
+    content_type: str | None
+    bytes: int
+    sha256: str | None
+    storage_uri: str
+    created_at: datetime
+    updated_at: datetime
+    run_id: str | None
+
+
+class VariantRecord(Struct, frozen=True, gc=False):
+    """Another form of a document (html, text, supplement); (document_id, variant) is unique, ids are its own."""
+
+    id: int
+    document_id: int
+    variant: str
+    storage_uri: str
+    bytes: int
+    content_type: str | None
+    sha256: str | None
+    created_at: datetime
+
+
+class RegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):
+    """What `register_many` takes for each document; `created_at` None means the moment of registration."""
+
+    artifact_id: str
+    source_url: str
+    resolver: str
+    bytes: int
+    storage_uri: str
+    content_type: str | None = None
+    sha256: str | None = None
+    run_id: str | None = None
+    created_at: datetime | None = None
+    on_conflict: OnConflict = "keep"
+
+
+class Registration(Struct, frozen=True, gc=False):
+    """The record that stands after a registration, and what the registration did.
+
+    After `conflict` the record holds the content that stands: the old one with on_conflict="keep", the new one with
+    "replace".
+    """
+
+    record: DocumentRecord
+    outcome: Outcome
+
+
+class VariantRegistration(Struct, frozen=True, gc=False):
+    """The variant that stands after a registration, and what the registration did."""
+
+    record: VariantRecord
+    outcome: Outcome
+
+
+class Conflict(Struct, frozen=True, gc=False):
+    """Other bytes that came under the key of a document (or of one of its variants) and were kept beside it."""
+
+    document_id: int
+    variant: str | None
+    sha256: str | None
+    bytes: int
+    storage_uri: str
+    run_id: str | None
+    first_seen_at: datetime
+    last_seen_at: datetime
+    count: int
+
+
+class Sighting(Struct, frozen=True, gc=False):
+    """A later run met a document that an earlier one had registered."""
+
+    run_id: str
+    document_id: int
+    seen_at: datetime
+
+
+class JournalEntry(Struct, frozen=True, gc=False):
+    """What was done to something that was already stored, in the order of `sequence`; never a plain registration.
+
+    `changes` maps a field to its values before and after, in JSON's types.
+    """
+
+    sequence: int
+    at: datetime
+    action: str
+    document_id: int | None
+    variant_id: int | None
+    command: str
+    reason: str | None
+    changes: dict[str, tuple[str | int | None, str | int | None]]
+
+
+class DuplicateGroup(Struct, frozen=True, gc=False):
+    """A digest that several records carry; `bytes` is the size of one copy."""
+
+    sha256: str
+    bytes: int
+    document_count: int
+    variant_count: int
+
+
+class Possession(Struct, frozen=True, gc=False):
+    """The answer to `have`: what was asked, how it was understood, and the records that hold it (none: not here)."""
+
+    item: str
+    kind: Literal["url", "artifact", "digest", "file"]
+    records: tuple[DocumentRecord, ...]
+
+
+class Page(Struct, frozen=True, gc=False):
+    """Records of one page of a search; `next` continues it, None at the end."""
+
+    records: tuple[DocumentRecord, ...]
+    next: str | None
+
+
+class Root(Struct, frozen=True, gc=False):
+    """A storage root: a folder or bucket prefix below which blobs lie, known by its UUID wherever it moves."""
+
+    id: int
+    uri: str
+    uuid: str
+    cas_prefix: str
+
+
+class Totals(Struct, frozen=True, gc=False):
+    """How many documents, and the sum of their sizes in bytes."""
+
+    documents: int
+    bytes: int
+
+
+class CatalogStats(Struct, frozen=True, gc=False):
+    """Figures kept with every write, so that reading them scans nothing.
+
+    `duplicate_documents` counts the records beyond the first of each digest, `duplicate_bytes` their sizes.
+    """
+
+    documents: int
+    bytes: int
+    documents_without_sha256: int
+    variants: int
+    variant_bytes: int
+    duplicate_groups: int
+    duplicate_documents: int
+    duplicate_bytes: int
+    conflicts: int
+    sightings: int
+    by_resolver: dict[str, Totals]
+    by_content_type: dict[str, Totals]
+    last_document_id: int
+    last_variant_id: int
+    file_bytes: int
+    used_bytes: int
+
+
+__all__ = [
+    "UNSET",
+    "CatalogStats",
+    "Conflict",
+    "DocumentRecord",
+    "DuplicateGroup",
+    "JournalEntry",
+    "OnConflict",
+    "Outcome",
+    "Page",
+    "Possession",
+    "Registration",
+    "RegistrationRequest",
+    "Root",
+    "Sighting",
+    "Totals",
+    "UnsetType",
+    "VariantRecord",
+    "VariantRegistration",
+]

@@ -1,0 +1,247 @@
+"""CatalogStore: what every catalog can do, whichever engine keeps it.
+
+Arguments are checked before anything is stored: InvalidValueError names the field. Lookups for what is not there return
+None or nothing; changes to it raise NotFoundError. Every method may raise CatalogUnavailableError, CatalogClosedError
+and, where a stored value fails its checksum, CorruptRecordError. A method that writes returns when its change is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from os import PathLike
+from typing import Literal, Protocol, Self
+
+from kvcatalog.filters import Filter
+from kvcatalog.models import (
+    UNSET,
+    CatalogStats,
+    Conflict,
+    DocumentRecord,
+    DuplicateGroup,
+    JournalEntry,
+    OnConflict,
+    Page,
+    Possession,
+    Registration,
+    RegistrationRequest,
+    Root,
+    Sighting,
+    UnsetType,
+    VariantRecord,
+    VariantRegistration,
+)
+
+HaveKind = Literal["any", "url", "artifact", "digest", "file"]
+SortOrder = Literal["id", "artifact", "created"]
+
+
+class CatalogStore(Protocol):
+    """The catalog; a context manager, usable from any thread."""
+
+    def register_or_get(
+        self,
+        *,
+        artifact_id: str,
+        source_url: str,
+        resolver: str,
+        content_type: str | None,
+        bytes: int,  # noqa: A002
+        sha256: str | None,
+        storage_uri: str,
+        run_id: str | None,
+    ) -> DocumentRecord:
+        """Store a document under (artifact_id, source_url, resolver), or return what is stored there.
+
+        The first call for a key stores; later ones return the stored record, whoever calls. A digest where there was
+        none is added. Other bytes under a known key are kept as a conflict, which this method does not show: use
+        `register` where that matters. A later run that meets the key is remembered as a sighting.
+        """
+        ...
+
+    def register(
+        self,
+        *,
+        artifact_id: str,
+        source_url: str,
+        resolver: str,
+        content_type: str | None = None,
+        bytes: int,  # noqa: A002
+        sha256: str | None = None,
+        storage_uri: str,
+        run_id: str | None = None,
+        created_at: datetime | None = None,
+        on_conflict: OnConflict = "keep",
+    ) -> Registration:
+        """Do as `register_or_get` does and tell what was done; `on_conflict="replace"` makes other bytes the content."""
+        ...
+
+    def register_many(
+        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
+    ) -> Iterator[Registration]:
+        """Register a stream, `batch_size` requests a transaction, and yield the results in its order.
+
+        Nothing is read or stored before the iterator is advanced. A batch is durable when its first result appears. A
+        bad request raises InvalidValueError and stores nothing of its batch.
+        """
+        ...
+
+    def update(
+        self,
+        record_id: int,
+        *,
+        content_type: str | None | UnsetType = UNSET,
+        run_id: str | None | UnsetType = UNSET,
+        bytes: int | UnsetType = UNSET,  # noqa: A002
+        sha256: str | None | UnsetType = UNSET,
+        storage_uri: str | UnsetType = UNSET,
+        reason: str | None = None,
+    ) -> DocumentRecord:
+        """Change a record on purpose and return it; `updated_at` moves on and the journal keeps what changed and why.
+
+        `bytes`, `sha256` and `storage_uri` describe one content: give all three or none.
+        """
+        ...
+
+    def delete(self, record_id: int, *, reason: str | None = None) -> DocumentRecord:
+        """Take a record out of the catalog with its variants, conflicts, sightings and links, and return it.
+
+        Its blob is not touched.
+        """
+        ...
+
+    def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None:
+        """Return the record under a key."""
+        ...
+
+    def get_by_id(self, record_id: int) -> DocumentRecord | None:
+        """Return the record with an id."""
+        ...
+
+    def get_by_artifact(self, artifact_id: str) -> list[DocumentRecord]:
+        """Return all documents of an artifact, in no promised order."""
+        ...
+
+    def get_by_sha256(self, sha256: str) -> list[DocumentRecord]:
+        """Return all records of a digest, by id."""
+        ...
+
+    def get_by_url(self, source_url: str) -> list[DocumentRecord]:
+        """Return all records of a source URL, by id."""
+        ...
+
+    def get_by_storage_uri(self, storage_uri: str) -> list[DocumentRecord]:
+        """Return all records whose blob lies at a storage URI, by id."""
+        ...
+
+    def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
+        """Yield the records that a run registered, by id; `get_sightings` gives those that it met again."""
+        ...
+
+    def get_by_content_type(self, content_type: str) -> Iterator[DocumentRecord]:
+        """Yield the records of a media type, by id; parameters and letter case make no difference."""
+        ...
+
+    def digests(self, prefix: str, *, limit: int = 10) -> list[str]:
+        """Return the digests of records and variants that begin with some hex digits, in order, `limit` at most."""
+        ...
+
+    def have(
+        self, items: Iterable[str | PathLike[str]], *, kind: HaveKind = "any"
+    ) -> Iterator[Possession]:
+        """Answer for each item, in order, which records hold it.
+
+        With `any` a path object is a file, 64 hex digits are a digest, and other text is looked up as a URL, then as an
+        artifact id. A file is found by the digest of its content.
+        """
+        ...
+
+    def search(
+        self,
+        where: Filter | None = None,
+        *,
+        sort: SortOrder = "id",
+        reverse: bool = False,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Page:
+        """Return up to `limit` records that a filter lets through, and where to go on (pass `next` as `after`)."""
+        ...
+
+    def iter_records(self, where: Filter | None = None) -> Iterator[DocumentRecord]:
+        """Yield all records that a filter lets through, by id.
+
+        No transaction is held between records: what is registered meanwhile may or may not be seen.
+        """
+        ...
+
+    def find_duplicates(self, *, variants: bool = False) -> Iterator[DuplicateGroup]:
+        """Yield each digest that more than one record (with `variants`: record or variant) carries, by digest."""
+        ...
+
+    def stats(self) -> CatalogStats:
+        """Return the catalog's figures, without a scan."""
+        ...
+
+    def register_variant(
+        self,
+        *,
+        document_id: int,
+        variant: str,
+        storage_uri: str,
+        bytes: int,  # noqa: A002
+        content_type: str | None = None,
+        sha256: str | None = None,
+        created_at: datetime | None = None,
+        on_conflict: OnConflict = "keep",
+    ) -> VariantRegistration:
+        """Store another form of a document under its name, with the rules of `register`."""
+        ...
+
+    def get_variants(self, document_id: int) -> list[VariantRecord]:
+        """Return the variants of a document, by name."""
+        ...
+
+    def get_variants_by_sha256(self, sha256: str) -> list[VariantRecord]:
+        """Return the variants of a digest, by id."""
+        ...
+
+    def get_variants_by_storage_uri(self, storage_uri: str) -> list[VariantRecord]:
+        """Return the variants whose blob lies at a storage URI, by id."""
+        ...
+
+    def delete_variant(self, document_id: int, variant: str, *, reason: str | None = None) -> VariantRecord:
+        """Take a variant out of the catalog and return it; its blob is not touched."""
+        ...
+
+    def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool:
+        """Remember that a run met a document again; False if that was known, or if it is the record's own run."""
+        ...
+
+    def get_sightings(self, *, run_id: str | None = None, document_id: int | None = None) -> Iterator[Sighting]:
+        """Yield the sightings of a run, of a document, or (with neither) all."""
+        ...
+
+    def get_conflicts(self, document_id: int | None = None) -> Iterator[Conflict]:
+        """Yield the conflicts of a document, or all."""
+        ...
+
+    def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
+        """Yield what was done to stored things, from the first sequence number above `after` on."""
+        ...
+
+    def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256") -> Root:
+        """Make a storage root known, or return it; a known UUID under another URI means that the root has moved."""
+        ...
+
+    def roots(self) -> list[Root]:
+        """Return the known storage roots, by id."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; calls that come later raise CatalogClosedError. Closing twice does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
