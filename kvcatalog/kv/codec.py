@@ -1,0 +1,57 @@
+"""Values as bytes: a format byte, an xxh3 checksum, and a msgspec-encoded array.
+
+The checksum covers the key as well, so a value that turns up under another key is refused like a damaged one. It finds
+damage, not forgery: whoever can write the file can write a checksum.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+import xxhash
+
+from kvcatalog.errors import CorruptRecordError, UnsupportedFormatError
+
+Row = TypeVar("Row")
+
+_HEADER_BYTES = 9
+
+_checksum = xxhash.xxh3_64_digest
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Codec(Generic[Row]):
+    """Turns rows of one type into values and back.
+
+    `name` is what errors call the row, `layout` the number of its layout: the first byte of each value.
+    """
+
+    __slots__ = ("_decode", "_layout", "_name")
+
+    def __init__(self, row_type: type[Row], name: str, *, layout: int = 1) -> None:
+        self._decode = msgspec.msgpack.Decoder(row_type).decode
+        self._name = name
+        self._layout = bytes([layout])
+
+    def encode(self, key: bytes, row: Row) -> bytes:
+        """Return the value that stands for `row` under `key`."""
+        payload = _encode(row)
+        return self._layout + _checksum(self._layout + key + payload) + payload
+
+    def decode(self, key: bytes, value: bytes) -> Row:
+        """Return the row of a value found under `key`.
+
+        Raises CorruptRecordError for a value that is not, to the byte, what was encoded for that key, and
+        UnsupportedFormatError for a sound value in a layout that this version does not know.
+        """
+        payload = value[_HEADER_BYTES:]
+        layout = value[:1]
+        if _checksum(layout + key + payload) != value[1:_HEADER_BYTES]:
+            raise CorruptRecordError(f"{self._name} under key {key.hex()} fails its checksum")
+        if layout != self._layout:
+            raise UnsupportedFormatError(f"{self._name} under key {key.hex()} has layout {layout.hex()}")
+        try:
+            return self._decode(payload)
+        except msgspec.MsgspecError as error:
+            raise CorruptRecordError(f"{self._name} under key {key.hex()} is not what it should be: {error}") from error

@@ -1,0 +1,324 @@
+"""An LMDB environment that many threads, processes and forks may use: opened once a process, grown and reopened at rest.
+
+`open_environment` hands out one Environment for each folder and process, however often it is asked. Growing the map and
+reopening after an I/O error need every transaction of the process at rest; threads that enter meanwhile wait, except
+those that hold a transaction already.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError
+from kvcatalog.kv import engine, preflight
+from kvcatalog.kv.lock_guard import LockGuard
+from kvcatalog.kv.table import Table
+from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+
+MAP_SIZE_BYTES = 1 << 40
+"""A sparse terabyte of addresses, so that the map hardly ever has to grow."""
+
+MAP_SIZE_BYTES_MIN = 1 << 20
+
+REST_SECONDS_MAX = 60.0
+"""How long growing the map waits for open snapshots before it gives up."""
+
+_registry_lock = threading.Lock()
+_open_environments: dict[Path, Environment] = {}
+_abandoned: list[object] = []
+"""What a forked child inherited: closing it would free the parent's reader slots, so it is kept and never touched."""
+
+
+class Environment:
+    """Made by `open_environment`; `close` it as often as it was opened."""
+
+    def __init__(
+        self, path: Path, tables: Iterable[Table], *, map_size_bytes: int, read_only: bool, durable: bool
+    ) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.durable = durable
+        self.epoch = 0
+        self.users = 0
+        self.fork_hooks: list[Callable[[], None]] = []
+        self.handles: dict[Table, engine.RawDatabase] = {}
+        self._tables = tuple(tables)
+        self._map_size_bytes = map_size_bytes
+        self._raw: engine.RawEnvironment | None = None
+        self._guard: LockGuard | None = None
+        self._closed = False
+        self._make_gate()
+        self._open_raw()
+
+    def read(self) -> ReadTransaction:
+        """Return a snapshot to enter; keep it short, since it holds back the reuse of pages."""
+        return ReadTransaction(self)
+
+    def write(self) -> WriteTransaction:
+        """Return a write transaction to enter; entering waits for the writer of any process."""
+        return WriteTransaction(self)
+
+    def grow(self, *, rest_seconds: float = REST_SECONDS_MAX) -> None:
+        """Double the map; MapLimitError if snapshots stay open for `rest_seconds` or there are no addresses left."""
+        with self._at_rest(rest_seconds):
+            raw = self._raw_or_closed()
+            size = max(raw.info()["map_size"], MAP_SIZE_BYTES_MIN) * 2
+            try:
+                raw.set_mapsize(size)
+            except engine.Error as error:
+                self._reopen_raw()
+                raise MapLimitError(f"{self.path}: cannot map {size} bytes: {error}") from error
+            self._map_size_bytes = size
+
+    def reopen(self, *, rest_seconds: float = REST_SECONDS_MAX) -> None:
+        """Close and open the files again, as is needed after an I/O error."""
+        with self._at_rest(rest_seconds):
+            self._reopen_raw()
+
+    def close(self) -> None:
+        """Give back one use; with the last one the files are closed, once every transaction has ended."""
+        with _registry_lock:
+            self.users -= 1
+            if self.users:
+                return
+            _open_environments.pop(self.path, None)
+            with self._at_rest(REST_SECONDS_MAX):
+                self._closed = True
+                self._close_raw()
+
+    def clear_stale_readers(self) -> int:
+        """Free the reader slots of processes that died; return how many."""
+        return self._raw_or_closed().reader_check()
+
+    def last_transaction(self) -> int:
+        """Return the number of the last committed transaction of any process."""
+        return self._raw_or_closed().info()["last_txnid"]
+
+    def file_figures(self) -> tuple[int, int]:
+        """Return the size of the data file, and how much of it is taken by the last page in use, in bytes."""
+        raw = self._raw_or_closed()
+        return (self.path / preflight.DATA_FILE).stat().st_size, (raw.info()["last_pgno"] + 1) * raw.stat()["psize"]
+
+    def translated(self, error: engine.Error) -> Exception:
+        """Return one of the engine's errors as ours; MapFull stays as it is for whoever can grow the map."""
+        return error if isinstance(error, engine.MapFull) else engine.translate(error, self.path)
+
+    def renew_locks(self) -> None:
+        """Set LMDB's locks again, as each transaction does at its start."""
+        if self._guard is not None:
+            self._guard.renew()
+
+    def begin(self, *, write: bool) -> tuple[engine.RawTransaction, list[int]]:
+        """Begin an engine's transaction for a ReadTransaction, curing what can be cured; returns what `ended` takes."""
+        if write and self.read_only:
+            raise CatalogUnavailableError(f"{self.path} was opened for reading only")
+        cures = {engine.MapResized: self._adopt_map_size, engine.ReadersFull: self.clear_stale_readers}
+        if not self.read_only:
+            cures[engine.Panic] = self.reopen
+        while True:
+            depth = self._enter()
+            try:
+                raw = self._raw_or_closed()
+                self.renew_locks()
+                return raw.begin(write=write), depth
+            except BaseException as error:
+                self.ended(depth)
+                cure = cures.pop(type(error), None)  # each cure is tried once
+                if cure is None:
+                    if isinstance(error, engine.Error):
+                        raise engine.translate(error, self.path) from error
+                    raise
+                cure()
+
+    def ended(self, depth: list[int]) -> None:
+        """Count a transaction out that `begin` counted in."""
+        with self._gate:
+            self._active -= 1
+            depth[0] -= 1
+            if self._resting and not self._active:
+                self._gate.notify_all()
+
+    def abandon(self, raw: engine.RawTransaction) -> None:
+        """Take a transaction that the parent process began; it must not be ended here."""
+        _abandoned.append(raw)
+
+    def forked(self) -> None:
+        """In a forked child: let go of what belongs to the parent; the next transaction opens the files anew."""
+        _abandoned.append((self._raw, self.handles))
+        self.epoch += 1
+        self._raw = None
+        if self._guard is not None:
+            # This process has no locks yet that the close could drop, and the parent's descriptor keeps the shared one.
+            self._guard.close()
+            self._guard = None
+        self._make_gate()
+        for hook in self.fork_hooks:
+            hook()
+
+    def _enter(self) -> list[int]:
+        """Count a transaction in; waits while others need rest, unless this thread holds a transaction already."""
+        depth = self._depth()
+        with self._gate:
+            while self._resting and not depth[0]:
+                self._gate.wait()
+            self._active += 1
+            depth[0] += 1
+        return depth
+
+    def _depth(self) -> list[int]:
+        try:
+            depth: list[int] = self._threads.depth
+        except AttributeError:
+            depth = self._threads.depth = [0]
+        return depth
+
+    def _make_gate(self) -> None:
+        self._gate = threading.Condition(threading.Lock())
+        self._threads = threading.local()
+        self._active = 0
+        self._resting = False
+        self._opening = threading.Lock()
+
+    @contextmanager
+    def _at_rest(self, seconds_max: float) -> Iterator[None]:
+        """Run while no transaction of this process is open; MapLimitError if that cannot be had in time."""
+        if self._depth()[0]:
+            raise MapLimitError(f"{self.path}: the map cannot change inside a snapshot of the same thread")
+        deadline = time.monotonic() + seconds_max
+        with self._gate:
+            while self._resting:
+                self._gate.wait()
+            self._resting = True
+            try:
+                while self._active:
+                    if not self._gate.wait(max(0.0, deadline - time.monotonic())):
+                        raise MapLimitError(f"{self.path}: a snapshot was held for more than {seconds_max:g} s")
+                yield
+            finally:
+                self._resting = False
+                self._gate.notify_all()
+
+    def _adopt_map_size(self) -> None:
+        """Follow a map that another process has made larger."""
+        with self._at_rest(REST_SECONDS_MAX):
+            self._raw_or_closed().set_mapsize(0)
+
+    def _raw_or_closed(self) -> engine.RawEnvironment:
+        if self._closed:
+            raise CatalogClosedError(f"{self.path} is closed")
+        if self._raw is None:
+            with self._opening:
+                if self._raw is None:
+                    self._open_raw()
+        assert self._raw is not None
+        return self._raw
+
+    def _reopen_raw(self) -> None:
+        self._close_raw()
+        self._open_raw()
+
+    def _close_raw(self) -> None:
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    def _open_raw(self) -> None:
+        kind = preflight.check_data_file(self.path)
+        if not self.read_only:
+            preflight.prepare_lock_file(self.path)
+        try:
+            raw = self._map(kind)
+        except engine.Error as error:
+            raise engine.translate(error, self.path) from error
+        lock_file = self.path / preflight.LOCK_FILE
+        try:
+            # Read-only media have no lock file, and nobody writes there.
+            self._guard = LockGuard(lock_file) if lock_file.exists() else None
+            raw.reader_check()
+            self.handles = _open_tables(raw, self._tables, read_only=self.read_only)
+        except BaseException as error:
+            raw.close()
+            if isinstance(error, engine.Error):
+                raise engine.translate(error, self.path) from error
+            raise
+        self._raw = raw
+
+    def _map(self, kind: int) -> engine.RawEnvironment:
+        """Open the engine with as much of the map as there are addresses for."""
+        size = _affordable(self._map_size_bytes)
+        while True:
+            try:
+                return engine.open_raw(
+                    self.path, map_size_bytes=size, read_only=self.read_only, durable=self.durable, engine=kind
+                )
+            except engine.Error as error:
+                if error.code != errno.ENOMEM or size <= MAP_SIZE_BYTES_MIN:
+                    raise
+                size //= 2
+
+
+def open_environment(
+    path: Path,
+    tables: Iterable[Table],
+    *,
+    map_size_bytes: int = MAP_SIZE_BYTES,
+    read_only: bool = False,
+    durable: bool = True,
+) -> Environment:
+    """Open the environment in a folder, or return the one that this process has open there.
+
+    Raises CatalogUnavailableError or one of its kinds; also if it is open already with other settings.
+    """
+    path = path.resolve()
+    with _registry_lock:
+        environment = _open_environments.get(path)
+        if environment is None:
+            preflight.refuse_network_file_system(path)
+            environment = Environment(
+                path, tables, map_size_bytes=map_size_bytes, read_only=read_only, durable=durable
+            )
+            _open_environments[path] = environment
+        elif environment.durable != durable or (environment.read_only and not read_only):
+            raise CatalogUnavailableError(f"{path} is already open in this process, read-only or with other durability")
+        environment.users += 1
+        return environment
+
+
+def _affordable(size: int) -> int:
+    """Return at most a quarter of the address space that the process may use."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return size if limit == resource.RLIM_INFINITY else max(MAP_SIZE_BYTES_MIN, min(size, limit // 4))
+
+
+def _open_tables(
+    raw: engine.RawEnvironment, tables: Iterable[Table], *, read_only: bool
+) -> dict[Table, engine.RawDatabase]:
+    """Open each table, making those that are not there yet; for a reader a missing one is an error."""
+    try:
+        with raw.begin() as transaction:
+            return {table: engine.open_table(raw, transaction, table, create=False) for table in tables}
+    except engine.NotFound:
+        if read_only:
+            raise
+    with raw.begin(write=True) as transaction:
+        return {table: engine.open_table(raw, transaction, table, create=True) for table in tables}
+
+
+def _let_go_after_fork() -> None:
+    global _registry_lock  # noqa: PLW0603  the parent's lock may be held by a thread that this process does not have
+    _registry_lock = threading.Lock()
+    for environment in _open_environments.values():
+        environment.forked()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)

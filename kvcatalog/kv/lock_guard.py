@@ -1,0 +1,43 @@
+"""Keeps LMDB's locks alive whatever else this process does with the lock file.
+
+LMDB's locks on `lock.mdb` belong to the process: the first close of any descriptor of that file by our own process (a
+copy, a hash, a walk of the folder) drops them all. Then the next process to open the environment takes itself for the
+first, makes the lock table anew, and writes inside our transaction. Two things cure it (fcntl(2), "Open file
+description locks"): a read lock on byte 0 that belongs to a descriptor of our own, which no stranger's close can drop,
+so that nobody makes the table anew; and LMDB's own two locks, set again at the start of every transaction: the read
+lock on byte 0, and the write lock at the offset of the process id by which others see that our readers live.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+
+def _lock(kind: int, start: int) -> bytes:
+    """Return a `struct flock` for one byte, as 64-bit Linux lays it out."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0)
+
+
+class LockGuard:
+    """Holds the descriptor. Make it after the environment is open; close it after the environment is closed."""
+
+    __slots__ = ("_alive", "_descriptor", "_shared")
+
+    def __init__(self, lock_file: Path) -> None:
+        self._descriptor = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
+        self._shared = _lock(fcntl.F_RDLCK, 0)
+        self._alive = _lock(fcntl.F_WRLCK, os.getpid())
+        fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLKW, self._shared)
+        self.renew()
+
+    def renew(self) -> None:
+        """Set LMDB's two locks again; they are the process's, so it makes no difference which descriptor sets them."""
+        fcntl.fcntl(self._descriptor, fcntl.F_SETLK, self._shared)
+        fcntl.fcntl(self._descriptor, fcntl.F_SETLK, self._alive)
+
+    def close(self) -> None:
+        """Give the descriptor back, and with it every lock of this process on the file."""
+        os.close(self._descriptor)

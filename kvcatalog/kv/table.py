@@ -1,0 +1,39 @@
+"""Sub-databases as values, and the rows of an index computed from what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Source = TypeVar("Source", contravariant=True)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Table:
+    """A sub-database. With `sets`, a key holds an ordered set of values of equal length (eight bytes: ids)."""
+
+    name: str
+    sets: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Index(Generic[Source]):
+    """A table that is derived from rows of another: `keys` returns the keys under which a row is found."""
+
+    table: Table
+    keys: Callable[[Source], Iterable[bytes]]
+
+
+def index_changes(
+    indexes: Iterable[Index[Source]], old: Source | None, new: Source | None
+) -> tuple[list[tuple[Table, bytes]], list[tuple[Table, bytes]]]:
+    """Return the (table, key) pairs to remove and to add when `old` becomes `new`; None stands for no row."""
+    removed: list[tuple[Table, bytes]] = []
+    added: list[tuple[Table, bytes]] = []
+    for index in indexes:
+        before = () if old is None else tuple(index.keys(old))
+        after = () if new is None else tuple(index.keys(new))
+        removed.extend((index.table, key) for key in before if key not in after)
+        added.extend((index.table, key) for key in after if key not in before)
+    return removed, added

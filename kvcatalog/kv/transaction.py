@@ -1,0 +1,159 @@
+"""Transactions: what is read comes from one moment, what is written becomes visible whole or not at all.
+
+A transaction is a context manager and belongs to the thread that entered it. It is passed as an argument; whether it
+may write is visible in its type. What leaves it are `bytes` of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from kvcatalog.errors import CatalogClosedError
+from kvcatalog.kv import engine
+from kvcatalog.kv.table import Table
+
+if TYPE_CHECKING:
+    from kvcatalog.kv.environment import Environment
+
+_RENEW_ROWS = 4096
+_OVERFLOW_BYTES = 2000
+"""A value above about half a page lies on pages of its own."""
+
+
+class ReadTransaction:
+    """A snapshot of the environment."""
+
+    __slots__ = ("_depth", "_environment", "_epoch", "_handles", "_raw")
+
+    _writes = False
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> Self:
+        environment = self._environment
+        self._raw, self._depth = environment.begin(write=self._writes)
+        self._epoch = environment.epoch
+        self._handles = environment.handles
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        environment = self._environment
+        raw = self._raw
+        if self._epoch != environment.epoch:
+            environment.abandon(raw)
+            raise CatalogClosedError(f"{environment.path}: the process forked inside this transaction")
+        try:
+            self._end(raw, failed=error is not None)
+        except engine.Error as failure:
+            raise environment.translated(failure) from failure
+        finally:
+            environment.ended(self._depth)
+        if isinstance(error, engine.Error):
+            raise environment.translated(error) from error
+
+    def _end(self, raw: engine.RawTransaction, *, failed: bool) -> None:  # noqa: ARG002  a reader's end is the same
+        raw.abort()
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return the value under a key; of a set, the lowest."""
+        return self._raw.get(key, None, self._handles[table])
+
+    def contains(self, table: Table, key: bytes, value: bytes) -> bool:
+        """Tell whether a set holds a value."""
+        with self._raw.cursor(self._handles[table]) as cursor:
+            return cursor.set_key_dup(key, value)
+
+    def values(self, table: Table, key: bytes, *, start: bytes = b"", reverse: bool = False) -> Iterator[bytes]:
+        """Yield the values of a set in order, from `start` on; in reverse, from the highest below `start` down."""
+        with self._raw.cursor(self._handles[table]) as cursor:
+            if not reverse:
+                if cursor.set_range_dup(key, start) if start else cursor.set_key(key):
+                    yield from cursor.iternext_dup(keys=False, values=True)
+                return
+            if start and cursor.set_range_dup(key, start):
+                found = cursor.prev_dup()
+            else:
+                found = cursor.set_key(key) and cursor.last_dup()
+            if found:
+                yield from cursor.iterprev_dup(keys=False, values=True)
+
+    def count(self, table: Table, key: bytes) -> int:
+        """Return how many values a set holds."""
+        with self._raw.cursor(self._handles[table]) as cursor:
+            return cursor.count() if cursor.set_key(key) else 0
+
+    def items(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys and values with start <= key < stop, in order of the keys; of a set, each value with its key."""
+        with self._raw.cursor(self._handles[table]) as cursor:
+            if reverse:
+                found = cursor.prev() if stop is not None and cursor.set_range(stop) else cursor.last()
+                rows = cursor.iterprev() if found else iter(())
+            else:
+                rows = cursor.iternext() if cursor.set_range(start) else iter(())
+            for count, row in enumerate(rows, 1):
+                if row[0] < start if reverse else stop is not None and row[0] >= stop:
+                    return
+                if not count % _RENEW_ROWS:
+                    self._environment.renew_locks()
+                yield row
+
+    def last_key(self, table: Table) -> bytes | None:
+        """Return the highest key of a table."""
+        with self._raw.cursor(self._handles[table]) as cursor:
+            return cursor.key() if cursor.last() else None
+
+    def entries(self, table: Table) -> int:
+        """Return how many values a table holds in all."""
+        return self._raw.stat(self._handles[table])["entries"]
+
+    def pages(self, table: Table) -> int:
+        """Return how many pages a table takes."""
+        figures = self._raw.stat(self._handles[table])
+        return figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
+
+
+class WriteTransaction(ReadTransaction):
+    """The one writer among all processes; commits on a clean exit, leaves no trace otherwise.
+
+    `writes` counts what was put or deleted; a transaction that wrote nothing costs no flush.
+    """
+
+    __slots__ = ("writes",)
+
+    _writes = True
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.writes = 0
+
+    def _end(self, raw: engine.RawTransaction, *, failed: bool) -> None:
+        if failed or not self.writes:
+            raw.abort()
+        else:
+            raw.commit()
+
+    def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
+        """Set the value under a key; in a table of sets, add it. `append` is for a key above all others."""
+        self.writes += 1
+        self._raw.put(key, value, True, True, append, self._handles[table])
+
+    def replace(self, table: Table, key: bytes, old: bytes, new: bytes) -> None:
+        """Set the value under a key that holds `old`.
+
+        A long value is deleted before a shorter one takes its place, or the engine's offline verifier complains.
+        """
+        if len(new) < len(old) and len(old) > _OVERFLOW_BYTES:
+            self.delete(table, key)
+        self.put(table, key, new)
+
+    def delete(self, table: Table, key: bytes, value: bytes = b"") -> bool:
+        """Remove a key, or one value of a set; tell whether it was there."""
+        self.writes += 1
+        return self._raw.delete(key, value, self._handles[table])
