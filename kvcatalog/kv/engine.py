@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lmdb
+from lmdb import _envid
 
 from kvcatalog.errors import (
     CatalogError,
@@ -36,8 +39,10 @@ ReadersFull = lmdb.ReadersFullError
 Panic = lmdb.PanicError
 RawDatabase = lmdb._Database  # noqa: SLF001  the binding's own stub gives it no other name
 RawEnvironment = lmdb.Environment
-RawTransaction = lmdb.Transaction[bytes]
-RawCursor = lmdb.Cursor[bytes]
+if TYPE_CHECKING:
+    RawTransaction = lmdb.Transaction[bytes]
+else:
+    RawTransaction = lmdb.Transaction
 
 _DAMAGED = (
     lmdb.CorruptedError,
@@ -47,6 +52,31 @@ _DAMAGED = (
     lmdb.BadDbiError,
     lmdb.IncompatibleError,
 )
+
+
+_env_keys = _envid.env_keys
+
+
+def _keys_of_this_process(path: str, subdir: int) -> tuple[object, ...]:
+    """Return the binding's identities of an environment's files, told apart by process.
+
+    The binding refuses to open an environment twice in a process by a set of such keys. A forked child inherits the set
+    and must leave the environment in it alone, so without the process id in them it could never open its own.
+    """
+    return tuple((os.getpid(), key) for key in _env_keys(path, subdir))
+
+
+_envid.env_keys = _keys_of_this_process
+
+
+def keep_forever(inherited: RawEnvironment) -> None:
+    """In a forked child: see to it that an environment of the parent is never closed, not even at exit.
+
+    Closing it would free the parent's reader slots.
+    """
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
 
 def version(engine: int = DEFAULT_ENGINE) -> str:
@@ -84,8 +114,8 @@ def create_raw(path: Path, *, map_size_bytes: int, engine: int) -> RawEnvironmen
     )
 
 
-def open_table(raw: RawEnvironment, transaction: RawTransaction, table: Table, *, create: bool) -> RawDatabase:
-    """Return the handle of a table; it holds once the transaction has committed."""
+def open_table(raw: RawEnvironment, transaction: RawTransaction | None, table: Table, *, create: bool) -> RawDatabase:
+    """Return the handle of a table; it holds once the transaction, which must write, has committed."""
     return raw.open_db(table.name.encode(), transaction, dupsort=table.sets, dupfixed=table.sets, create=create)
 
 

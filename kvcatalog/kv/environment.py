@@ -32,8 +32,6 @@ REST_SECONDS_MAX = 60.0
 
 _registry_lock = threading.Lock()
 _open_environments: dict[Path, Environment] = {}
-_abandoned: list[object] = []
-"""What a forked child inherited: closing it would free the parent's reader slots, so it is kept and never touched."""
 
 
 class Environment:
@@ -52,6 +50,7 @@ class Environment:
         self._tables = tuple(tables)
         self._map_size_bytes = map_size_bytes
         self._raw: engine.RawEnvironment | None = None
+        self._inherited: list[engine.RawTransaction] = []
         self._guard: LockGuard | None = None
         self._closed = False
         self._make_gate()
@@ -147,13 +146,14 @@ class Environment:
 
     def abandon(self, raw: engine.RawTransaction) -> None:
         """Take a transaction that the parent process began; it must not be ended here."""
-        _abandoned.append(raw)
+        self._inherited.append(raw)
 
     def forked(self) -> None:
         """In a forked child: let go of what belongs to the parent; the next transaction opens the files anew."""
-        _abandoned.append((self._raw, self.handles))
         self.epoch += 1
-        self._raw = None
+        if self._raw is not None:
+            engine.keep_forever(self._raw)
+            self._raw = None
         if self._guard is not None:
             # This process has no locks yet that the close could drop, and the parent's descriptor keeps the shared one.
             self._guard.close()
@@ -304,12 +304,10 @@ def _open_tables(
     raw: engine.RawEnvironment, tables: Iterable[Table], *, read_only: bool
 ) -> dict[Table, engine.RawDatabase]:
     """Open each table, making those that are not there yet; for a reader a missing one is an error."""
-    try:
-        with raw.begin() as transaction:
-            return {table: engine.open_table(raw, transaction, table, create=False) for table in tables}
-    except engine.NotFound:
-        if read_only:
-            raise
+    if read_only:
+        # Without a transaction of its own a handle is opened in one that the binding commits; a reader's that is
+        # passed in it only resets, and the handle would be lost.
+        return {table: engine.open_table(raw, None, table, create=False) for table in tables}
     with raw.begin(write=True) as transaction:
         return {table: engine.open_table(raw, transaction, table, create=True) for table in tables}
 
