@@ -16,7 +16,8 @@ INTEGER_MAX = 2**63 - 1
 ID_MAX = 2**53 - 1
 """Ids stay exact in every language whose numbers are doubles."""
 
-_DIGEST = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_DIGEST_PREFIX = re.compile(r"[0-9a-fA-F]{1,64}")
 
 
 def required_text(field: str, value: str) -> str:
@@ -43,8 +44,20 @@ def digest(field: str, value: str | None) -> str | None:
     """Return a SHA-256 in 64 lowercase hex digits; None and the empty string become None."""
     if not value:
         return None
-    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+    if not isinstance(value, str) or not is_digest(value):
         raise InvalidValueError(field, "must be a SHA-256 in 64 hex digits")
+    return value.lower()
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text is 64 hex digits."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def digest_prefix(field: str, value: str) -> str:
+    """Return 1 to 64 hex digits in lowercase."""
+    if not isinstance(value, str) or not _DIGEST_PREFIX.fullmatch(value):
+        raise InvalidValueError(field, "must be 1 to 64 hex digits")
     return value.lower()
 
 

@@ -41,8 +41,10 @@ RawDatabase = lmdb._Database  # noqa: SLF001  the binding's own stub gives it no
 RawEnvironment = lmdb.Environment
 if TYPE_CHECKING:
     RawTransaction = lmdb.Transaction[bytes]
+    RawCursor = lmdb.Cursor[bytes]
 else:
     RawTransaction = lmdb.Transaction
+    RawCursor = lmdb.Cursor
 
 _DAMAGED = (
     lmdb.CorruptedError,

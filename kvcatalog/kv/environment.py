@@ -284,9 +284,7 @@ def open_environment(
         environment = _open_environments.get(path)
         if environment is None:
             preflight.refuse_network_file_system(path)
-            environment = Environment(
-                path, tables, map_size_bytes=map_size_bytes, read_only=read_only, durable=durable
-            )
+            environment = Environment(path, tables, map_size_bytes=map_size_bytes, read_only=read_only, durable=durable)
             _open_environments[path] = environment
         elif environment.durable != durable or (environment.read_only and not read_only):
             raise CatalogUnavailableError(f"{path} is already open in this process, read-only or with other durability")

@@ -88,15 +88,23 @@ class ReadTransaction:
             return cursor.count() if cursor.set_key(key) else 0
 
     def items(
-        self, table: Table, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+        self,
+        table: Table,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        *,
+        reverse: bool = False,
+        after: tuple[bytes, bytes] | None = None,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield keys and values with start <= key < stop, in order of the keys; of a set, each value with its key."""
+        """Yield keys and values with start <= key < stop, in order of the keys; of a set, each value with its key.
+
+        `after` goes on behind a pair that an earlier call yielded, whether it is still there or not.
+        """
         with self._raw.cursor(self._handles[table]) as cursor:
             if reverse:
-                found = cursor.prev() if stop is not None and cursor.set_range(stop) else cursor.last()
-                rows = cursor.iterprev() if found else iter(())
+                rows = cursor.iterprev() if _before(cursor, table, stop, after) else iter(())
             else:
-                rows = cursor.iternext() if cursor.set_range(start) else iter(())
+                rows = cursor.iternext() if _behind(cursor, table, start, after) else iter(())
             for count, row in enumerate(rows, 1):
                 if row[0] < start if reverse else stop is not None and row[0] >= stop:
                     return
@@ -122,16 +130,18 @@ class ReadTransaction:
 class WriteTransaction(ReadTransaction):
     """The one writer among all processes; commits on a clean exit, leaves no trace otherwise.
 
-    `writes` counts what was put or deleted; a transaction that wrote nothing costs no flush.
+    `writes` counts what was put or deleted; a transaction that wrote nothing costs no flush. `state` is the layer above's
+    to keep what it collects until the commit.
     """
 
-    __slots__ = ("writes",)
+    __slots__ = ("state", "writes")
 
     _writes = True
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.writes = 0
+        self.state: object = None
 
     def _end(self, raw: engine.RawTransaction, *, failed: bool) -> None:
         if failed or not self.writes:
@@ -140,9 +150,14 @@ class WriteTransaction(ReadTransaction):
             raw.commit()
 
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
-        """Set the value under a key; in a table of sets, add it. `append` is for a key above all others."""
+        """Set the value under a key; in a table of sets, add it.
+
+        `append` says that the key (in a set: the value) is most likely above all others: then pages fill up whole.
+        """
         self.writes += 1
-        self._raw.put(key, value, True, True, append, self._handles[table])
+        handle = self._handles[table]
+        if not (append and self._raw.put(key, value, True, True, True, handle)):
+            self._raw.put(key, value, db=handle)
 
     def replace(self, table: Table, key: bytes, old: bytes, new: bytes) -> None:
         """Set the value under a key that holds `old`.
@@ -157,3 +172,23 @@ class WriteTransaction(ReadTransaction):
         """Remove a key, or one value of a set; tell whether it was there."""
         self.writes += 1
         return self._raw.delete(key, value, self._handles[table])
+
+
+def _behind(cursor: engine.RawCursor, table: Table, start: bytes, after: tuple[bytes, bytes] | None) -> bool:
+    """Move to the first pair at or above `start`, or behind `after`."""
+    if after is None:
+        return cursor.set_range(start)
+    key, value = after
+    if table.sets and cursor.set_range_dup(key, value):
+        return cursor.value() != value or cursor.next()
+    return cursor.set_range(key + b"\0")  # no key lies between
+
+
+def _before(cursor: engine.RawCursor, table: Table, stop: bytes | None, after: tuple[bytes, bytes] | None) -> bool:
+    """Move to the last pair below `stop`, or before `after`."""
+    if after is not None:
+        key, value = after
+        if table.sets and cursor.set_range_dup(key, value):
+            return cursor.prev()
+        stop = key + b"\0" if table.sets else key
+    return cursor.prev() if stop is not None and cursor.set_range(stop) else cursor.last()

@@ -146,9 +146,7 @@ class CatalogStore(Protocol):
         """Return the digests of records and variants that begin with some hex digits, in order, `limit` at most."""
         ...
 
-    def have(
-        self, items: Iterable[str | PathLike[str]], *, kind: HaveKind = "any"
-    ) -> Iterator[Possession]:
+    def have(self, items: Iterable[str | PathLike[str]], *, kind: HaveKind = "any") -> Iterator[Possession]:
         """Answer for each item, in order, which records hold it.
 
         With `any` a path object is a file, 64 hex digits are a digest, and other text is looked up as a URL, then as an
@@ -160,12 +158,15 @@ class CatalogStore(Protocol):
         self,
         where: Filter | None = None,
         *,
-        sort: SortOrder = "id",
+        sort: SortOrder | None = None,
         reverse: bool = False,
         limit: int = 100,
         after: str | None = None,
     ) -> Page:
-        """Return up to `limit` records that a filter lets through, and where to go on (pass `next` as `after`)."""
+        """Return up to `limit` records that a filter lets through, and where to go on (pass `next` as `after`).
+
+        Without `sort` the order is by artifact where the filter asks for one or for a prefix, else by id.
+        """
         ...
 
     def iter_records(self, where: Filter | None = None) -> Iterator[DocumentRecord]:

@@ -1,0 +1,37 @@
+"""The catalog itself: `open_catalog`, and what every catalog can do."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from kvcatalog.errors import CatalogMissingError, ConfigError
+
+if TYPE_CHECKING:
+    from kvcatalog.config import CatalogConfig
+    from kvcatalog.store.lmdb_catalog import LmdbCatalog
+
+
+def open_catalog(
+    target: str | os.PathLike[str] | CatalogConfig,
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    command: str = "library",
+) -> LmdbCatalog:
+    """Open a catalog, making it first where there is none; use it as a context manager, or close it.
+
+    `target` is the path of a catalog's folder, or a CatalogConfig. `command` is what the journal names as the one who
+    changed something. Raises CatalogUnavailableError or one of its kinds: CatalogMissingError where there is no catalog
+    and `create` is False or `read_only` is True.
+    """
+    from kvcatalog.store.opening import open_lmdb_catalog
+
+    if isinstance(target, str | os.PathLike):
+        path, settings = os.fspath(target), {}
+    else:
+        path = target.path
+        settings = {"map_size_bytes": target.map_size_bytes, "durable": target.durability == "full"}
+    if "://" in path:
+        raise ConfigError(f"catalog {path}: only the path of a folder can be opened")
+    return open_lmdb_catalog(path, create=create, read_only=read_only, command=command, **settings)

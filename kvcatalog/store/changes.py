@@ -1,0 +1,225 @@
+"""The one place that writes rows: each function makes a change whole, from what was to what is to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from kvcatalog.kv.table import Index, index_changes
+from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.schema import (
+    BY_SHA256,
+    CONFLICT_CODEC,
+    CONFLICT_INDEXES,
+    CONFLICTS,
+    DOCUMENT_CODEC,
+    DOCUMENT_INDEXES,
+    DOCUMENTS,
+    DUPLICATE_CODEC,
+    DUPLICATES,
+    JOURNAL,
+    JOURNAL_BY_DOCUMENT,
+    JOURNAL_CODEC,
+    LINK_CODEC,
+    LINKS,
+    LINKS_BY_DOCUMENT,
+    SIGHTING_CODEC,
+    SIGHTINGS,
+    SIGHTINGS_BY_DOCUMENT,
+    VARIANT_CODEC,
+    VARIANT_INDEXES,
+    VARIANTS,
+    VARIANTS_BY_SHA256,
+    ConflictRow,
+    DocumentRow,
+    DuplicateRow,
+    JournalRow,
+    LinkRow,
+    SightingRow,
+    VariantRow,
+    conflict_key,
+    digest_key,
+    id_key,
+    id_of,
+    location_key,
+    name_key,
+    sighting_key,
+    totals_of,
+    unhashed_content,
+)
+from kvcatalog.store import reading
+from kvcatalog.store.tally import JOURNAL_SEQUENCE, Tally
+
+Source = TypeVar("Source")
+
+
+def put_document(
+    transaction: WriteTransaction, document_id: int, old: DocumentRow | None, new: DocumentRow | None
+) -> None:
+    """Make a document `new`, or take it away if that is None, with its index rows and counters."""
+    key = id_key(document_id)
+    if new is None:
+        transaction.delete(DOCUMENTS, key)
+    elif old is None:
+        transaction.put(DOCUMENTS, key, DOCUMENT_CODEC.encode(key, new), append=True)
+    else:
+        transaction.replace(DOCUMENTS, key, DOCUMENT_CODEC.encode(key, old), DOCUMENT_CODEC.encode(key, new))
+    _put_index_rows(transaction, DOCUMENT_INDEXES, key, old, new)
+    tally = Tally.of(transaction)
+    for row, sign in ((old, -1), (new, 1)):
+        if row is not None:
+            for name, label in totals_of(row):
+                tally.add(name, label, count=sign, size=sign * row.size)
+    _count_duplicates(transaction, old, new)
+
+
+def put_variant(transaction: WriteTransaction, variant_id: int, old: VariantRow | None, new: VariantRow | None) -> None:
+    """Make a variant `new`, or take it away if that is None, with its index rows and counters."""
+    key = id_key(variant_id)
+    if new is None:
+        transaction.delete(VARIANTS, key)
+    elif old is None:
+        transaction.put(VARIANTS, key, VARIANT_CODEC.encode(key, new), append=True)
+    else:
+        transaction.replace(VARIANTS, key, VARIANT_CODEC.encode(key, old), VARIANT_CODEC.encode(key, new))
+    _put_index_rows(transaction, VARIANT_INDEXES, key, old, new)
+    tally = Tally.of(transaction)
+    for row, sign in ((old, -1), (new, 1)):
+        if row is not None:
+            tally.add("variants", count=sign, size=sign * row.size)
+    _count_duplicates(transaction, old, new)
+
+
+def put_conflict(
+    transaction: WriteTransaction, document_id: int, old: ConflictRow | None, new: ConflictRow | None
+) -> None:
+    """Make a conflict of a document `new`, or take it away if that is None; both are the same content."""
+    row = new or old
+    assert row is not None
+    key = key_of_conflict(document_id, row)
+    if new is None:
+        transaction.delete(CONFLICTS, key)
+        # Other conflicts of the document may lie at the same place, and share the index row.
+        kept = [other for _, other in reading.conflict_rows(transaction, document_id)]
+        still = {key for other in kept for index in CONFLICT_INDEXES for key in index.keys(other)}
+        for table, index_key in index_changes(CONFLICT_INDEXES, old, None)[0]:
+            if index_key not in still:
+                transaction.delete(table, index_key, id_key(document_id))
+    else:
+        transaction.put(CONFLICTS, key, CONFLICT_CODEC.encode(key, new))
+        _put_index_rows(transaction, CONFLICT_INDEXES, id_key(document_id), old, new)
+    Tally.of(transaction).add("conflicts", count=(new is not None) - (old is not None))
+
+
+def put_sighting(transaction: WriteTransaction, document_id: int, run_id: str, seen: int) -> bool:
+    """Remember that a run met a document; False if that was known."""
+    key = sighting_key(run_id, document_id)
+    if transaction.get(SIGHTINGS, key) is not None:
+        return False
+    run_key = name_key(run_id)
+    row = SightingRow(seen, None if run_key == run_id.encode() else run_id)
+    transaction.put(SIGHTINGS, key, SIGHTING_CODEC.encode(key, row))
+    transaction.put(SIGHTINGS_BY_DOCUMENT, id_key(document_id) + run_key, b"")
+    Tally.of(transaction).add("sightings", count=1)
+    return True
+
+
+def put_link(transaction: WriteTransaction, row: LinkRow) -> None:
+    """Remember a further name of a document's blob."""
+    key = location_key(row.root, row.path)
+    transaction.put(LINKS, key, LINK_CODEC.encode(key, row))
+    transaction.put(LINKS_BY_DOCUMENT, id_key(row.document_id) + key, b"")
+
+
+def put_journal_entry(transaction: WriteTransaction, row: JournalRow) -> int:
+    """Write down what was done, and return its sequence number."""
+    sequence = Tally.of(transaction).next(JOURNAL_SEQUENCE)
+    key = id_key(sequence)
+    transaction.put(JOURNAL, key, JOURNAL_CODEC.encode(key, row), append=True)
+    if row.document_id is not None:
+        transaction.put(JOURNAL_BY_DOCUMENT, id_key(row.document_id), key, append=True)
+    return sequence
+
+
+def delete_document(transaction: WriteTransaction, document_id: int, row: DocumentRow) -> None:
+    """Take a document away with all that hangs on it: variants, conflicts, sightings, links."""
+    prefix = id_key(document_id)
+    for variant_id, variant in list(reading.variant_rows(transaction, document_id)):
+        put_variant(transaction, variant_id, variant, None)
+    for _, conflict in list(reading.conflict_rows(transaction, document_id)):
+        put_conflict(transaction, document_id, conflict, None)
+    for key in reading.keys_with_prefix(transaction, SIGHTINGS_BY_DOCUMENT, prefix):
+        transaction.delete(SIGHTINGS_BY_DOCUMENT, key)
+        transaction.delete(SIGHTINGS, key[len(prefix) :] + b"\0" + prefix)
+        Tally.of(transaction).add("sightings", count=-1)
+    for key in reading.keys_with_prefix(transaction, LINKS_BY_DOCUMENT, prefix):
+        transaction.delete(LINKS_BY_DOCUMENT, key)
+        transaction.delete(LINKS, key[len(prefix) :])
+    put_document(transaction, document_id, row, None)
+
+
+def key_of_conflict(document_id: int, row: ConflictRow) -> bytes:
+    """Return the key of a conflict's row."""
+    content = unhashed_content(row.size, row.root, row.path or "") if row.digest is None else row.digest
+    return conflict_key(document_id, row.variant, content)
+
+
+def _put_index_rows(
+    transaction: WriteTransaction,
+    indexes: Iterable[Index[Source]],
+    value: bytes,
+    old: Source | None,
+    new: Source | None,
+) -> None:
+    removed, added = index_changes(indexes, old, new)
+    for table, key in removed:
+        transaction.delete(table, key, value)
+    for table, key in added:
+        transaction.put(table, key, value, append=old is None and table.sets)
+
+
+def _count_duplicates(
+    transaction: WriteTransaction,
+    old: DocumentRow | VariantRow | None,
+    new: DocumentRow | VariantRow | None,
+) -> None:
+    """Bring the duplicate counts of both digests up to date, once the index rows are."""
+    before = None if old is None else old.digest
+    after = None if new is None else new.digest
+    if before != after or (old is not None and new is not None and old.size != new.size):
+        for digest in {before, after} - {None}:
+            assert digest is not None
+            _count_duplicates_of(transaction, digest)
+
+
+def _count_duplicates_of(transaction: WriteTransaction, digest: bytes) -> None:
+    key = digest_key(digest)
+    documents = transaction.count(BY_SHA256, key)
+    variants = transaction.count(VARIANTS_BY_SHA256, key)
+    value = transaction.get(DUPLICATES, digest)
+    tally = Tally.of(transaction)
+    if value is not None:
+        _tally_duplicates(tally, DUPLICATE_CODEC.decode(digest, value), -1)
+    if documents + variants > 1:
+        row = DuplicateRow(digest, _size_of_copy(transaction, key), documents, variants)
+        transaction.put(DUPLICATES, digest, DUPLICATE_CODEC.encode(digest, row))
+        _tally_duplicates(tally, row, 1)
+    elif value is not None:
+        transaction.delete(DUPLICATES, digest)
+
+
+def _tally_duplicates(tally: Tally, row: DuplicateRow, sign: int) -> None:
+    if row.documents > 1:
+        tally.add("duplicate groups", count=sign)
+        tally.add("duplicates", count=sign * (row.documents - 1), size=sign * (row.documents - 1) * row.size)
+
+
+def _size_of_copy(transaction: WriteTransaction, key: bytes) -> int:
+    """Return the size that the first record of a digest has: should records disagree, the figures still follow one."""
+    row: DocumentRow | VariantRow | None
+    if (value := transaction.get(BY_SHA256, key)) is not None:
+        row = reading.indexed(BY_SHA256, value, reading.document_row(transaction, id_of(value)))
+    else:
+        value = transaction.get(VARIANTS_BY_SHA256, key) or b""
+        row = reading.indexed(VARIANTS_BY_SHA256, value, reading.variant_row(transaction, id_of(value)))
+    return row.size

@@ -1,0 +1,105 @@
+"""Making, opening and migrating the LMDB environment of a catalog."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvcatalog.clock import now_micros
+from kvcatalog.errors import CatalogMissingError, DatabaseDamagedError, UnsupportedFormatError
+from kvcatalog.kv.creation import create_environment
+from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
+from kvcatalog.kv.preflight import DATA_FILE
+from kvcatalog.kv.table import Table
+from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.schema import (
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    IDENTITY_CODEC,
+    IDENTITY_KEY,
+    META,
+    NUMBER_CODEC,
+    TABLES,
+    IdentityRow,
+)
+from kvcatalog.store.lmdb_catalog import LmdbCatalog
+
+MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {}
+"""For each format version but the newest: what turns a catalog of that version into one of the next."""
+
+
+def open_lmdb_catalog(
+    path: str,
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    durable: bool = True,
+    map_size_bytes: int | None = None,
+    command: str = "library",
+) -> LmdbCatalog:
+    """Open the catalog in a folder, making or migrating it where that is needed and allowed.
+
+    A migration is one transaction a version: killed in the middle, it starts again from the last version reached.
+    """
+    folder = Path(path).absolute()
+    if not (folder / DATA_FILE).exists():
+        if read_only or not create:
+            raise CatalogMissingError(f"{folder}: there is no catalog")
+        create_environment(folder, TABLES, _first_rows())
+    with _opened(folder, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes) as environment:
+        version = _format_version(environment)
+        if version > FORMAT_VERSION:
+            raise UnsupportedFormatError(f"{folder} has format {version}; this version knows up to {FORMAT_VERSION}")
+        if version < FORMAT_VERSION and read_only:
+            raise UnsupportedFormatError(
+                f"{folder} has format {version}; open it once for writing to bring it up to date"
+            )
+        for old in range(version, FORMAT_VERSION):
+            _migrate(environment, old)
+        return LmdbCatalog(environment, command=command)
+
+
+@contextmanager
+def _opened(folder: Path, *, read_only: bool, durable: bool, map_size_bytes: int | None) -> Iterator[Environment]:
+    """Open an environment and close it again if what follows fails."""
+    environment = open_environment(
+        folder,
+        TABLES,
+        map_size_bytes=MAP_SIZE_BYTES if map_size_bytes is None else map_size_bytes,
+        read_only=read_only,
+        durable=durable,
+    )
+    try:
+        yield environment
+    except BaseException:
+        environment.close()
+        raise
+
+
+def _first_rows() -> list[tuple[Table, bytes, bytes]]:
+    identity = IdentityRow(str(uuid.uuid4()), 1, now_micros())
+    return [
+        (META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, FORMAT_VERSION)),
+        (META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, identity)),
+    ]
+
+
+def _format_version(environment: Environment) -> int:
+    with environment.read() as transaction:
+        return _read_version(transaction, environment.path)
+
+
+def _read_version(transaction: ReadTransaction, path: Path) -> int:
+    value = transaction.get(META, FORMAT_KEY)
+    if value is None:
+        raise DatabaseDamagedError(f"{path} is an LMDB environment, but no catalog of ours")
+    return NUMBER_CODEC.decode(FORMAT_KEY, value)
+
+
+def _migrate(environment: Environment, old: int) -> None:
+    with environment.write() as transaction:
+        if _read_version(transaction, environment.path) == old:  # another process may have been here first
+            MIGRATIONS[old](transaction)
+            transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, old + 1))

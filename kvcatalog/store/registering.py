@@ -1,0 +1,156 @@
+"""What a registration does, decided from what is stored and what came; nothing here reads or writes.
+
+Digest, size and location describe one content and change only together.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import Struct, structs
+
+from kvcatalog import values
+from kvcatalog.clock import to_micros
+from kvcatalog.errors import InvalidValueError
+from kvcatalog.models import OnConflict, Outcome, RegistrationRequest
+from kvcatalog.schema import ConflictRow, DocumentRow, VariantRow
+from kvcatalog.store.roots import Location
+
+
+class Content(Struct, frozen=True, gc=False):
+    """One content as it came: size in bytes, raw digest, and where it lies."""
+
+    size: int
+    digest: bytes | None
+    storage_uri: str
+
+
+class DocumentRequest(Struct, frozen=True, gc=False):
+    """A checked request to register a document."""
+
+    artifact_id: str
+    source_url: str
+    resolver: str
+    content_type: str | None
+    content: Content
+    run_id: str | None
+    created: int | None
+    replaces: bool
+
+
+class VariantRequest(Struct, frozen=True, gc=False):
+    """A checked request to register a variant."""
+
+    document_id: int
+    name: str
+    content_type: str | None
+    content: Content
+    created: int | None
+    replaces: bool
+
+
+def checked_content(size: int, sha256: str | None, storage_uri: str) -> Content:
+    """Return the three that describe a content, checked; InvalidValueError names the field."""
+    digest = values.digest("sha256", sha256)
+    return Content(
+        values.size("bytes", size),
+        None if digest is None else bytes.fromhex(digest),
+        values.required_text("storage_uri", storage_uri),
+    )
+
+
+def checked_document(request: RegistrationRequest) -> DocumentRequest:
+    """Return a request in its stored form; InvalidValueError names the field that cannot be stored."""
+    return DocumentRequest(
+        values.required_text("artifact_id", request.artifact_id),
+        values.required_text("source_url", request.source_url),
+        values.required_text("resolver", request.resolver),
+        values.optional_text("content_type", request.content_type),
+        checked_content(request.bytes, request.sha256, request.storage_uri),
+        values.optional_text("run_id", request.run_id),
+        _checked_moment("created_at", request.created_at),
+        _replaces(request.on_conflict),
+    )
+
+
+def checked_variant(
+    document_id: int,
+    variant: str,
+    content: Content,
+    *,
+    content_type: str | None,
+    created_at: datetime | None,
+    on_conflict: OnConflict,
+) -> VariantRequest:
+    """Return a request in its stored form; InvalidValueError names the field that cannot be stored."""
+    return VariantRequest(
+        values.record_id("document_id", document_id),
+        values.required_text("variant", variant),
+        values.optional_text("content_type", content_type),
+        content,
+        _checked_moment("created_at", created_at),
+        _replaces(on_conflict),
+    )
+
+
+def outcome_of(old: DocumentRow | VariantRow, content: Content) -> Outcome:
+    """Tell what a content does that comes under a known key.
+
+    Contents differ if their digests do, or their sizes; where a digest is missing, equal sizes pass for equal.
+    """
+    both_hashed = old.digest is not None and content.digest is not None
+    if old.size != content.size or (both_hashed and old.digest != content.digest):
+        return "conflict"
+    if old.digest is None and content.digest is not None:
+        return "enriched"
+    return "existing"
+
+
+def new_document(request: DocumentRequest, location: Location, now: int) -> DocumentRow:
+    """Return the row of a document that is registered for the first time."""
+    content = request.content
+    return DocumentRow(
+        request.artifact_id,
+        request.source_url,
+        request.resolver,
+        request.content_type,
+        content.size,
+        content.digest,
+        *location,
+        now if request.created is None else request.created,
+        0,
+        request.run_id,
+    )
+
+
+def new_variant(request: VariantRequest, location: Location, now: int) -> VariantRow:
+    """Return the row of a variant that is registered for the first time."""
+    content = request.content
+    created = now if request.created is None else request.created
+    return VariantRow(
+        request.document_id, request.name, request.content_type, content.size, content.digest, *location, created
+    )
+
+
+def touched(old: DocumentRow, now: int, **changes: object) -> DocumentRow:
+    """Return a changed document; its time of change never goes back, whatever the clock does."""
+    return structs.replace(old, updated_after=max(now - old.created, old.updated_after), **changes)
+
+
+def conflict_with(
+    old: ConflictRow | None, variant: str | None, content: Content, location: Location, run_id: str | None, now: int
+) -> ConflictRow:
+    """Return the row of a conflict, seen for the first time or once more."""
+    if old is not None:
+        return structs.replace(old, last_seen=max(now, old.last_seen), count=old.count + 1)
+    return ConflictRow(variant, content.size, content.digest, *location, run_id, now, now, 1)
+
+
+def _checked_moment(field: str, moment: datetime | None) -> int | None:
+    return None if moment is None else to_micros(values.moment(field, moment))
+
+
+def _replaces(on_conflict: OnConflict) -> bool:
+    if on_conflict not in {"keep", "replace"}:
+        raise InvalidValueError("on_conflict", f"must be keep or replace, not {on_conflict!r}")
+    return on_conflict == "replace"

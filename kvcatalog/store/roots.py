@@ -1,0 +1,76 @@
+"""Storage URIs and locations: which root a URI lies below, and the URI of a root and a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from kvcatalog.errors import CorruptRecordError
+from kvcatalog.models import Root
+
+Location = tuple[int | None, str | None]
+"""A root's id and the path below it; (None, URI) outside all roots; path None for the content-addressed path."""
+
+
+def cas_relative_path(cas_prefix: str, digest: bytes) -> str:
+    """Return where below a root a content-addressed blob lies: `cas/<prefix>/<2 hex digits>/<62 hex digits>`."""
+    digits = digest.hex()
+    return f"cas/{cas_prefix}/{digits[:2]}/{digits[2:]}"
+
+
+class RootMap:
+    """The storage roots of one moment; immutable."""
+
+    def __init__(self, roots: Iterable[Root]) -> None:
+        self.roots = {root.id: root for root in roots}
+        # The longest first, so that a root inside another one wins.
+        self._bases = sorted(
+            ((_base(root.uri), root) for root in self.roots.values()), key=lambda pair: len(pair[0]), reverse=True
+        )
+
+    def locate(self, uri: str, digest: bytes | None) -> Location:
+        """Return the location under which a URI is stored."""
+        for base, root in self._bases:
+            if uri.startswith(base):
+                path = uri[len(base) :]
+                if digest is not None and path == cas_relative_path(root.cas_prefix, digest):
+                    return root.id, None
+                if path:
+                    return root.id, path
+        return None, uri
+
+    def candidates(self, uri: str) -> Iterator[tuple[int | None, str]]:
+        """Yield every location, paths written out, under which a URI may be stored: roots may have come after it."""
+        for base, root in self._bases:
+            if uri.startswith(base) and len(uri) > len(base):
+                yield root.id, uri[len(base) :]
+        yield None, uri
+
+    def cas_digest(self, uri: str) -> bytes | None:
+        """Return the digest that a content-addressed URI below a root spells; None for any other URI."""
+        for base, root in self._bases:
+            start = f"{base}cas/{root.cas_prefix}/"
+            digits = uri[len(start) :].replace("/", "")
+            if uri.startswith(start) and len(digits) == 64:
+                try:
+                    digest = bytes.fromhex(digits)
+                except ValueError:
+                    continue
+                if uri == base + cas_relative_path(root.cas_prefix, digest):
+                    return digest
+        return None
+
+    def uri(self, location: Location, digest: bytes | None) -> str:
+        """Return the URI of a location; CorruptRecordError if its root is not known."""
+        root_id, path = location
+        if root_id is None:
+            return path or ""
+        root = self.roots.get(root_id)
+        if root is None:
+            raise CorruptRecordError(f"a record lies in root {root_id}, which the catalog does not know")
+        if path is None:
+            path = cas_relative_path(root.cas_prefix, digest or b"")
+        return _base(root.uri) + path
+
+
+def _base(uri: str) -> str:
+    return uri if uri.endswith("/") else uri + "/"

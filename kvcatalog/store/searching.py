@@ -1,0 +1,165 @@
+"""How a filter and an order become a walk along one index, a bounded step at a time.
+
+A walk goes along one tree in its own order; whatever the tree does not answer, the filter's predicate does. Each step has
+a transaction of its own and a budget of rows, so that no search holds a snapshot for long.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from kvcatalog.errors import InvalidValueError
+from kvcatalog.filters import Condition, Filter
+from kvcatalog.kv.keys import prefix_end
+from kvcatalog.kv.table import Table
+from kvcatalog.kv.transaction import ReadTransaction
+from kvcatalog.models import DocumentRecord
+from kvcatalog.schema import (
+    ARTIFACT_BYTES_MAX,
+    BY_CONTENT_TYPE,
+    BY_CREATED,
+    BY_KEY,
+    BY_RUN,
+    BY_SHA256,
+    BY_URL,
+    DOCUMENTS,
+    artifact_key,
+    digest_key,
+    id_key,
+    id_of,
+    name_key,
+    time_key,
+    url_key,
+)
+from kvcatalog.store import reading
+from kvcatalog.store.roots import RootMap
+
+SortOrder = Literal["id", "artifact", "created"]
+
+STEP_ROWS = 2000
+"""Rows that one transaction of a walk looks at."""
+
+Position = tuple[bytes, bytes]
+"""The pair of an index at which a walk stands."""
+
+
+class Walk(Struct, frozen=True):
+    """A part of one tree: keys from `start` up to, not including, `stop`; `id_in` tells where a pair has the id."""
+
+    table: Table
+    start: bytes = b""
+    stop: bytes | None = None
+    id_in: Literal["key", "value"] = "value"
+
+
+_SETS: dict[str, tuple[Table, Callable[[str], bytes]]] = {
+    "sha256": (BY_SHA256, lambda text: digest_key(bytes.fromhex(text))),
+    "url": (BY_URL, url_key),
+    "run": (BY_RUN, name_key),
+    "type": (BY_CONTENT_TYPE, name_key),
+}
+"""Fields whose index has the ids of one value in order, the most selective first."""
+
+
+def plan(where: Filter, sort: SortOrder | None) -> tuple[SortOrder, Walk]:
+    """Return the order in which a search goes and the walk that answers most of its filter.
+
+    Without a wish for an order it is by artifact where the filter asks for an artifact or a prefix of one, else by id.
+    """
+    if sort is None:
+        sort = "artifact" if any(_bounds_artifact(condition) for condition in where.conditions) else "id"
+    if sort == "artifact":
+        return sort, _artifact_walk(where)
+    if sort == "created":
+        start, stop = _range(where, "created", time_key)
+        return sort, Walk(BY_CREATED, start, stop)
+    for field, (table, key_of) in _SETS.items():
+        for condition in where.conditions:
+            if condition.field == field and _is_exact(condition):
+                key = key_of(str(condition.value))
+                return sort, Walk(table, key, key + b"\0")
+    start, stop = _range(where, "id", id_key)
+    return sort, Walk(DOCUMENTS, start, stop, "key")
+
+
+def step(
+    transaction: ReadTransaction,
+    walk: Walk,
+    where: Filter,
+    roots: RootMap,
+    *,
+    after: Position | None,
+    reverse: bool,
+    limit: int,
+) -> tuple[list[DocumentRecord], Position | None]:
+    """Return the records that the next rows of a walk give, `limit` at most, and where to go on (None at the end)."""
+    records: list[DocumentRecord] = []
+    pairs = transaction.items(walk.table, walk.start, walk.stop, reverse=reverse, after=after)
+    for looked_at, pair in enumerate(pairs, 1):
+        document_id = id_of(pair[0] if walk.id_in == "key" else pair[1])
+        row = reading.indexed(walk.table, pair[1], reading.document_row(transaction, document_id))
+        record = reading.document_record(document_id, row, roots)
+        if where.predicate(record):
+            records.append(record)
+        if len(records) == limit or looked_at == STEP_ROWS:
+            return records, pair
+    return records, None
+
+
+def token(sort: SortOrder, position: Position | None, *, reverse: bool) -> str | None:
+    """Return a position as text for the next call."""
+    if position is None:
+        return None
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode((sort, reverse, *position))).decode().rstrip("=")
+
+
+def position(after: str | None, sort: SortOrder, *, reverse: bool) -> Position | None:
+    """Return the position that a text stands for; InvalidValueError if it is none of this order."""
+    if after is None:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(after + "=" * (-len(after) % 4))
+        of_sort, of_reverse, key, value = msgspec.msgpack.decode(raw, type=tuple[str, bool, bytes, bytes])
+    except (binascii.Error, msgspec.MsgspecError, ValueError) as error:
+        raise InvalidValueError("after", "is not what an earlier page gave as its next") from error
+    if (of_sort, of_reverse) != (sort, reverse):
+        raise InvalidValueError("after", f"continues a search in another order: {of_sort}")
+    return key, value
+
+
+def _is_exact(condition: Condition) -> bool:
+    return condition.operator == "=" and not condition.prefix and condition.value is not None
+
+
+def _bounds_artifact(condition: Condition) -> bool:
+    return condition.field == "artifact" and condition.operator == "="
+
+
+def _artifact_walk(where: Filter) -> Walk:
+    for condition in where.conditions:
+        if _bounds_artifact(condition):
+            text = str(condition.value)
+            # A long id is cut in its key, so a walk along it takes in all that begin alike; the predicate sorts them out.
+            start = text.encode()[:ARTIFACT_BYTES_MAX] if condition.prefix else artifact_key(text)
+            return Walk(BY_KEY, start, prefix_end(start))
+    return Walk(BY_KEY)
+
+
+def _range(where: Filter, field: str, key_of: Callable[[int], bytes]) -> tuple[bytes, bytes | None]:
+    """Return the keys between which a filter's comparisons of one field lie."""
+    start, stop = b"", None
+    for condition in where.conditions:
+        if condition.field != field or not isinstance(condition.value, int):
+            continue
+        if condition.operator in {"=", ">=", ">"}:
+            start = max(start, key_of(condition.value))
+        if condition.operator in {"=", "<=", "<"}:
+            above = key_of(condition.value) + b"\0"
+            stop = above if stop is None else min(stop, above)
+    return start, stop

@@ -1,0 +1,65 @@
+"""Counters and last ids of one write transaction: read once, changed in memory, written back before it commits."""
+
+from __future__ import annotations
+
+from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.schema import COUNTER_CODEC, COUNTERS, CounterRow, counter_key
+
+DOCUMENT_ID = "last document id"
+VARIANT_ID = "last variant id"
+JOURNAL_SEQUENCE = "last journal sequence"
+HOLD_ID = "last hold id"
+
+
+def read_counter(transaction: ReadTransaction, name: str, label: str = "") -> CounterRow:
+    """Return a counter as it was committed."""
+    key = counter_key(name, label)
+    value = transaction.get(COUNTERS, key)
+    return CounterRow(0, 0, 0, label) if value is None else COUNTER_CODEC.decode(key, value)
+
+
+class Tally:
+    """What one transaction has counted so far."""
+
+    def __init__(self, transaction: WriteTransaction) -> None:
+        self._transaction = transaction
+        self._rows: dict[tuple[str, str], CounterRow] = {}
+
+    def add(self, name: str, label: str = "", *, count: int, size: int = 0) -> None:
+        """Change a counter by some things and their bytes."""
+        self._rows[name, label] = self._row(name, label).plus(count, size)
+
+    def next(self, name: str) -> int:
+        """Return the next id of a kind; it is never given again once the transaction has committed."""
+        row = self._rows[name, ""] = self._row(name, "").plus(1, 0)
+        return row.count
+
+    def write(self) -> None:
+        """Put the counters back; those of nothing are removed."""
+        for (name, label), row in self._rows.items():
+            key = counter_key(name, label)
+            if row.count or row.size:
+                self._transaction.put(COUNTERS, key, COUNTER_CODEC.encode(key, row))
+            else:
+                self._transaction.delete(COUNTERS, key)
+
+    @classmethod
+    def of(cls, transaction: WriteTransaction) -> Tally:
+        """Return the tally of a transaction."""
+        if transaction.state is None:
+            transaction.state = cls(transaction)
+        tally = transaction.state
+        assert isinstance(tally, Tally)
+        return tally
+
+    def _row(self, name: str, label: str) -> CounterRow:
+        row = self._rows.get((name, label))
+        if row is None:
+            row = self._rows[name, label] = read_counter(self._transaction, name, label)
+        return row
+
+
+def write_tally(transaction: WriteTransaction) -> None:
+    """Put what a transaction has counted back, before it commits."""
+    if transaction.state is not None:
+        Tally.of(transaction).write()
