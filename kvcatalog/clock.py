@@ -28,7 +28,7 @@ def to_micros(moment: datetime) -> int:
 
 
 def from_micros(micros: int) -> datetime:
-    """Return microseconds since 1970-01-01 UTC as an aware datetime in UTC; OverflowError outside the years 1 to 9999."""
+    """Return microseconds since 1970-01-01 UTC as an aware datetime in UTC; OverflowError outside years 1 to 9999."""
     return _EPOCH + timedelta(microseconds=micros)
 
 

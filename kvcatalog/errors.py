@@ -98,6 +98,12 @@ class StorageFailedError(CatalogUnavailableError):
     advice = "Look at the disk and the kernel's log, then try again."
 
 
+class StoragePermissionError(CatalogUnavailableError):
+    """The operating system does not let us read or write the catalog here."""
+
+    advice = "Use it as the user who owns it, or on a file system that is not read-only."
+
+
 class MapLimitError(CatalogUnavailableError):
     """The memory map cannot grow: its limit is reached, or a snapshot held it for too long."""
 

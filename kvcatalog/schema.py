@@ -1,8 +1,9 @@
 """Every sub-database of the catalog, what its keys are made of, and which question it answers.
 
-Ids are eight bytes, most significant first. A digest index is keyed by the first half of the SHA-256, 128 bits; the whole
-digest stands in the row, and stored fields are compared on every read. A location is a root's id and the path below it,
-or a whole URI outside all roots; a content-addressed path is not stored at all (path None), since root and digest give it.
+Ids are eight bytes, most significant first. A digest index is keyed by the first half of the SHA-256, 128 bits; the
+whole digest stands in the row, and stored fields are compared on every read. A location is a root's id and the path
+below it, or a whole URI outside all roots; a content-addressed path is not stored at all (path None), since root and
+digest give it.
 Times are signed microseconds since 1970-01-01 UTC.
 """
 
@@ -243,8 +244,8 @@ def id_of(key: bytes) -> int:
 def artifact_key(artifact_id: str) -> bytes:
     """Return what every composite key of an artifact begins with.
 
-    No artifact id contains NUL, so no other artifact's keys begin so, and NUL sorts before every continuation of the id:
-    artifacts are in the order of their UTF-8 bytes up to the cut.
+    No artifact id contains NUL, so no other artifact's keys begin so, and NUL sorts before every continuation of the
+    id: artifacts are in the order of their UTF-8 bytes up to the cut.
     """
     return keys.text(artifact_id, ARTIFACT_BYTES_MAX) + b"\0"
 

@@ -20,7 +20,7 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _DIGEST_PREFIX = re.compile(r"[0-9a-fA-F]{1,64}")
 
 
-def required_text(field: str, value: str) -> str:
+def required_text(field: str, value: object) -> str:
     """Return text that is not empty, valid UTF-8, and free of NUL."""
     if not isinstance(value, str):
         raise InvalidValueError(field, f"must be text, not {type(value).__name__}")
@@ -35,12 +35,12 @@ def required_text(field: str, value: str) -> str:
     return value
 
 
-def optional_text(field: str, value: str | None) -> str | None:
+def optional_text(field: str, value: object) -> str | None:
     """Return text as `required_text` does; None and the empty string become None."""
     return required_text(field, value) if value else None
 
 
-def digest(field: str, value: str | None) -> str | None:
+def digest(field: str, value: object) -> str | None:
     """Return a SHA-256 in 64 lowercase hex digits; None and the empty string become None."""
     if not value:
         return None
@@ -54,24 +54,24 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
-def digest_prefix(field: str, value: str) -> str:
+def digest_prefix(field: str, value: object) -> str:
     """Return 1 to 64 hex digits in lowercase."""
     if not isinstance(value, str) or not _DIGEST_PREFIX.fullmatch(value):
         raise InvalidValueError(field, "must be 1 to 64 hex digits")
     return value.lower()
 
 
-def size(field: str, value: int) -> int:
+def size(field: str, value: object) -> int:
     """Return a number of bytes from 0 to 2^63-1."""
     return _integer(field, value, 0, INTEGER_MAX)
 
 
-def record_id(field: str, value: int) -> int:
+def record_id(field: str, value: object) -> int:
     """Return an id from 1 to 2^53-1."""
     return _integer(field, value, 1, ID_MAX)
 
 
-def moment(field: str, value: datetime) -> datetime:
+def moment(field: str, value: object) -> datetime:
     """Return an aware datetime, in UTC."""
     if not isinstance(value, datetime):
         raise InvalidValueError(field, f"must be a datetime, not {type(value).__name__}")
@@ -90,7 +90,7 @@ def media_type(content_type: str | None) -> str | None:
     return content_type.partition(";")[0].strip().lower() or None
 
 
-def _integer(field: str, value: int, lowest: int, highest: int) -> int:
+def _integer(field: str, value: object, lowest: int, highest: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(field, f"must be an integer, not {type(value).__name__}")
     if not lowest <= value <= highest:

@@ -41,13 +41,13 @@ def create_environment(
             return False
         _make(path, tables, rows, engine.DEFAULT_ENGINE if kind is None else kind)
         os.fsync(parent)
-        return True
     except engine.Error as error:
         raise engine.translate(error, path) from error
     except OSError as error:
         raise CatalogUnavailableError(f"{path}: {error.strerror}") from error
     finally:
         os.close(parent)
+    return True
 
 
 def _make(path: Path, tables: Iterable[Table], rows: Iterable[tuple[Table, bytes, bytes]], kind: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from kvcatalog.errors import (
     MapLimitError,
     StorageFailedError,
     StorageFullError,
+    StoragePermissionError,
     TooManyReadersError,
 )
 from kvcatalog.kv.table import Table
@@ -46,17 +48,34 @@ else:
     RawTransaction = lmdb.Transaction
     RawCursor = lmdb.Cursor
 
-_DAMAGED = (
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.InvalidError,
-    lmdb.VersionMismatchError,
-    lmdb.BadDbiError,
-    lmdb.IncompatibleError,
+_BY_CODE: dict[int, type[CatalogError]] = {
+    errno.ENOSPC: StorageFullError,
+    errno.EDQUOT: StorageFullError,
+    errno.EACCES: StoragePermissionError,
+    errno.EPERM: StoragePermissionError,
+    errno.EROFS: StoragePermissionError,
+    errno.ENOMEM: MapLimitError,
+}
+_BY_KIND: tuple[tuple[tuple[type[lmdb.Error], ...], type[CatalogError]], ...] = (
+    ((lmdb.MapFullError, lmdb.MapResizedError), MapLimitError),
+    ((lmdb.ReadersFullError,), TooManyReadersError),
+    ((lmdb.ReadonlyError,), StoragePermissionError),
+    ((lmdb.DiskError, lmdb.PanicError), StorageFailedError),
+    (
+        (
+            lmdb.CorruptedError,
+            lmdb.PageNotFoundError,
+            lmdb.InvalidError,
+            lmdb.VersionMismatchError,
+            lmdb.BadDbiError,
+            lmdb.IncompatibleError,
+            lmdb.NotFoundError,
+        ),
+        DatabaseDamagedError,
+    ),
 )
 
-
-_env_keys = _envid.env_keys
+_env_keys: Callable[[str, int], tuple[object, ...]] = _envid.env_keys
 
 
 def _keys_of_this_process(path: str, subdir: int) -> tuple[object, ...]:
@@ -124,17 +143,10 @@ def open_table(raw: RawEnvironment, transaction: RawTransaction | None, table: T
 def translate(error: lmdb.Error, path: Path) -> CatalogError:
     """Return the error of ours that stands for one of the engine's."""
     text = f"{path}: {error}"
-    code = error.code
-    if code in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageFullError(text)
-    if code in {errno.EACCES, errno.EPERM, errno.EROFS} or isinstance(error, lmdb.ReadonlyError):
-        return CatalogUnavailableError(f"{text}: no permission to use it this way")
-    if isinstance(error, lmdb.MapFullError | lmdb.MapResizedError) or code == errno.ENOMEM:
-        return MapLimitError(text)
-    if isinstance(error, lmdb.ReadersFullError):
-        return TooManyReadersError(text)
-    if isinstance(error, _DAMAGED):
-        return DatabaseDamagedError(text)
-    if isinstance(error, lmdb.DiskError | lmdb.PanicError) or code > 0:
-        return StorageFailedError(text)
-    return CatalogUnavailableError(text)
+    by_code = _BY_CODE.get(error.code)
+    if by_code is not None:
+        return by_code(text)
+    for kinds, ours in _BY_KIND:
+        if isinstance(error, kinds):
+            return ours(text)
+    return StorageFailedError(text) if error.code > 0 else CatalogUnavailableError(text)

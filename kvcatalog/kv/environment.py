@@ -1,4 +1,4 @@
-"""An LMDB environment that many threads, processes and forks may use: opened once a process, grown and reopened at rest.
+"""An LMDB environment that many threads, processes and forks may use: one a process, grown and reopened at rest.
 
 `open_environment` hands out one Environment for each folder and process, however often it is asked. Growing the map and
 reopening after an I/O error need every transaction of the process at rest; threads that enter meanwhile wait, except
@@ -118,7 +118,10 @@ class Environment:
         """Begin an engine's transaction for a ReadTransaction, curing what can be cured; returns what `ended` takes."""
         if write and self.read_only:
             raise CatalogUnavailableError(f"{self.path} was opened for reading only")
-        cures = {engine.MapResized: self._adopt_map_size, engine.ReadersFull: self.clear_stale_readers}
+        cures: dict[type[engine.Error], Callable[[], object]] = {
+            engine.MapResized: self._adopt_map_size,
+            engine.ReadersFull: self.clear_stale_readers,
+        }
         if not self.read_only:
             cures[engine.Panic] = self.reopen
         while True:
@@ -127,14 +130,15 @@ class Environment:
                 raw = self._raw_or_closed()
                 self.renew_locks()
                 return raw.begin(write=write), depth
-            except BaseException as error:
+            except engine.Error as error:
                 self.ended(depth)
                 cure = cures.pop(type(error), None)  # each cure is tried once
                 if cure is None:
-                    if isinstance(error, engine.Error):
-                        raise engine.translate(error, self.path) from error
-                    raise
+                    raise engine.translate(error, self.path) from error
                 cure()
+            except BaseException:
+                self.ended(depth)
+                raise
 
     def ended(self, depth: list[int]) -> None:
         """Count a transaction out that `begin` counted in."""
@@ -213,12 +217,11 @@ class Environment:
     def _raw_or_closed(self) -> engine.RawEnvironment:
         if self._closed:
             raise CatalogClosedError(f"{self.path} is closed")
-        if self._raw is None:
+        raw = self._raw
+        if raw is None:  # in a forked child
             with self._opening:
-                if self._raw is None:
-                    self._open_raw()
-        assert self._raw is not None
-        return self._raw
+                raw = self._raw or self._open_raw()
+        return raw
 
     def _reopen_raw(self) -> None:
         self._close_raw()
@@ -232,7 +235,7 @@ class Environment:
             self._guard.close()
             self._guard = None
 
-    def _open_raw(self) -> None:
+    def _open_raw(self) -> engine.RawEnvironment:
         kind = preflight.check_data_file(self.path)
         if not self.read_only:
             preflight.prepare_lock_file(self.path)
@@ -252,6 +255,7 @@ class Environment:
                 raise engine.translate(error, self.path) from error
             raise
         self._raw = raw
+        return raw
 
     def _map(self, kind: int) -> engine.RawEnvironment:
         """Open the engine with as much of the map as there are addresses for."""

@@ -51,7 +51,7 @@ def text(value: str, bytes_max: int) -> bytes:
 
 
 def digest(*parts: bytes) -> bytes:
-    """Return 16 bytes that stand for a sequence of byte strings; each part's length goes in, so none runs into another."""
+    """Return 16 bytes that stand for a sequence of byte strings; lengths go in, so none runs into another."""
     hasher = blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         hasher.update(len(part).to_bytes(8, "big"))

@@ -25,12 +25,37 @@ _MAGIC = 0xBEEFC0DE
 _META_HEADER_BYTES = {engine.ENGINE_0_9: 16, engine.ENGINE_1_0: 24}
 _PAGE_BYTES_RANGE = (512, 65536)
 
+_META_BYTES = 256
+
 _READER_SLOT_BYTES = 64
 _LOCK_HEADER_BYTES = 4096
 
 _NETWORK_TYPES = frozenset(
-    "9p afs beegfs ceph cifs coda fuse.ceph fuse.glusterfs fuse.s3fs fuse.sshfs gfs gfs2 gpfs lustre ncpfs nfs nfs4 "
-    "ocfs2 orangefs pvfs2 smb3 smbfs virtiofs".split()
+    (
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "fuse.ceph",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "gfs",
+        "gfs2",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "pvfs2",
+        "smb3",
+        "smbfs",
+        "virtiofs",
+    )
 )
 
 
@@ -130,16 +155,16 @@ def _check_meta(path: Path, descriptor: int, size: int) -> int:
     descriptions of which the first begins with the page size, the last page's number and the transaction's number
     (`struct MDB_meta` in mdb.c).
     """
-    first = os.pread(descriptor, 256, 0)
+    first = os.pread(descriptor, _META_BYTES, 0)
     for kind, header_bytes in _META_HEADER_BYTES.items():
-        if len(first) < 256 or struct.unpack_from("<I", first, header_bytes)[0] != _MAGIC:
+        if len(first) < _META_BYTES or struct.unpack_from("<I", first, header_bytes)[0] != _MAGIC:
             continue
         page_bytes = struct.unpack_from("<I", first, header_bytes + 24)[0]
         lowest, highest = _PAGE_BYTES_RANGE
         if page_bytes & (page_bytes - 1) or not lowest <= page_bytes <= highest:
             raise DatabaseDamagedError(f"{path}: the first meta page gives a page size of {page_bytes}")
-        second = os.pread(descriptor, 256, page_bytes)
-        if size < 2 * page_bytes or len(second) < 256:
+        second = os.pread(descriptor, _META_BYTES, page_bytes)
+        if size < 2 * page_bytes or len(second) < _META_BYTES:
             raise DatabaseDamagedError(f"{path} is shorter than its two meta pages")
         states = [
             struct.unpack_from("<QQ", meta, header_bytes + 120)

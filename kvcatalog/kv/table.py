@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-Source = TypeVar("Source", contravariant=True)
+Source = TypeVar("Source")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

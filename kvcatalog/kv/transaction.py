@@ -130,8 +130,8 @@ class ReadTransaction:
 class WriteTransaction(ReadTransaction):
     """The one writer among all processes; commits on a clean exit, leaves no trace otherwise.
 
-    `writes` counts what was put or deleted; a transaction that wrote nothing costs no flush. `state` is the layer above's
-    to keep what it collects until the commit.
+    `writes` counts what was put or deleted; a transaction that wrote nothing costs no flush. `state` is for
+    the layer above, to keep what it collects until the commit.
     """
 
     __slots__ = ("state", "writes")

@@ -24,7 +24,7 @@ from kvcatalog.kv.transaction import WriteTransaction
 
 Result = TypeVar("Result")
 Operation = Callable[[WriteTransaction], Result]
-"""Changes the catalog inside the transaction that it is given; may be called more than once, so it touches nothing else."""
+"""Changes rows inside the transaction that it is given; it may be called more than once, so it touches nothing else."""
 
 BATCH_CALLS_MAX = 1024
 
@@ -117,8 +117,6 @@ class Writer:
         while batch:
             try:
                 self._commit(batch)
-                _finish(batch)
-                return
             except _RejectedError as rejected:
                 _finish([rejected.call])
                 batch.remove(rejected.call)
@@ -130,6 +128,9 @@ class Writer:
                     return
             except CatalogError as error:
                 _finish(batch, self._settled(error))
+                return
+            else:
+                _finish(batch)
                 return
 
     def _commit(self, batch: list[_Call]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kvcatalog.errors import CatalogMissingError, ConfigError
+from kvcatalog.errors import ConfigError
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig

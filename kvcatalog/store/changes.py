@@ -94,11 +94,10 @@ def put_conflict(
     transaction: WriteTransaction, document_id: int, old: ConflictRow | None, new: ConflictRow | None
 ) -> None:
     """Make a conflict of a document `new`, or take it away if that is None; both are the same content."""
-    row = new or old
-    assert row is not None
-    key = key_of_conflict(document_id, row)
     if new is None:
-        transaction.delete(CONFLICTS, key)
+        if old is None:
+            return
+        transaction.delete(CONFLICTS, key_of_conflict(document_id, old))
         # Other conflicts of the document may lie at the same place, and share the index row.
         kept = [other for _, other in reading.conflict_rows(transaction, document_id)]
         still = {key for other in kept for index in CONFLICT_INDEXES for key in index.keys(other)}
@@ -106,6 +105,7 @@ def put_conflict(
             if index_key not in still:
                 transaction.delete(table, index_key, id_key(document_id))
     else:
+        key = key_of_conflict(document_id, new)
         transaction.put(CONFLICTS, key, CONFLICT_CODEC.encode(key, new))
         _put_index_rows(transaction, CONFLICT_INDEXES, id_key(document_id), old, new)
     Tally.of(transaction).add("conflicts", count=(new is not None) - (old is not None))
@@ -158,6 +158,14 @@ def delete_document(transaction: WriteTransaction, document_id: int, row: Docume
     put_document(transaction, document_id, row, None)
 
 
+def delete_variant(transaction: WriteTransaction, variant_id: int, row: VariantRow) -> None:
+    """Take a variant away with its conflicts."""
+    for _, conflict in list(reading.conflict_rows(transaction, row.document_id)):
+        if conflict.variant == row.name:
+            put_conflict(transaction, row.document_id, conflict, None)
+    put_variant(transaction, variant_id, row, None)
+
+
 def key_of_conflict(document_id: int, row: ConflictRow) -> bytes:
     """Return the key of a conflict's row."""
     content = unhashed_content(row.size, row.root, row.path or "") if row.digest is None else row.digest
@@ -187,9 +195,9 @@ def _count_duplicates(
     before = None if old is None else old.digest
     after = None if new is None else new.digest
     if before != after or (old is not None and new is not None and old.size != new.size):
-        for digest in {before, after} - {None}:
-            assert digest is not None
-            _count_duplicates_of(transaction, digest)
+        for digest in {before, after}:
+            if digest is not None:
+                _count_duplicates_of(transaction, digest)
 
 
 def _count_duplicates_of(transaction: WriteTransaction, digest: bytes) -> None:

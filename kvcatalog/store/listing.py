@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from kvcatalog.clock import from_micros
 from kvcatalog.kv.keys import prefix_end
@@ -55,6 +56,8 @@ from kvcatalog.store.roots import RootMap
 from kvcatalog.store.searching import STEP_ROWS
 from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, read_counter
 from kvcatalog.values import is_digest
+
+Row = TypeVar("Row", DocumentRow, VariantRow)
 
 
 def documents_of_artifact(transaction: ReadTransaction, artifact_id: str, roots: RootMap) -> list[DocumentRecord]:
@@ -132,13 +135,10 @@ def digests(transaction: ReadTransaction, prefix: str, limit: int) -> list[str]:
     start = bytes.fromhex(prefix.ljust(64, "0"))[:DIGEST_KEY_BYTES]
     last = bytes.fromhex(prefix.ljust(64, "f"))[:DIGEST_KEY_BYTES]
     found: set[str] = set()
-    for table, read_row in ((BY_SHA256, reading.document_row), (VARIANTS_BY_SHA256, reading.variant_row)):
-        matching = (
-            digest
-            for digest in _digests_between(transaction, table, read_row, start, last)
-            if digest.startswith(prefix)
-        )
-        found.update(islice(matching, limit))
+    of_documents = _digests_between(transaction, BY_SHA256, reading.document_row, start, last)
+    of_variants = _digests_between(transaction, VARIANTS_BY_SHA256, reading.variant_row, start, last)
+    for candidates in (of_documents, of_variants):
+        found.update(islice((digest for digest in candidates if digest.startswith(prefix)), limit))
     return sorted(found)[:limit]
 
 
@@ -174,15 +174,14 @@ def sightings(
     if document_id is not None:
         prefix = id_key(document_id)
         keys = reading.keys_with_prefix(transaction, SIGHTINGS_BY_DOCUMENT, prefix)
-        pairs = [(key[8:] + b"\0" + prefix, None) for key in keys]
+        found = [_sighting(transaction, key[8:] + b"\0" + prefix, None) for key in keys]
         last = None
     else:
         prefix = b"" if run_id is None else name_key(run_id) + b"\0"
-        found = transaction.items(SIGHTINGS, prefix, prefix_end(prefix), after=_pair(after))
-        pairs = list(islice(found, STEP_ROWS))
+        pairs = list(islice(transaction.items(SIGHTINGS, prefix, prefix_end(prefix), after=_pair(after)), STEP_ROWS))
+        found = [_sighting(transaction, key, value) for key, value in pairs]
         last = _last(pairs)
-    result = [sighting for key, value in pairs if (sighting := _sighting(transaction, key, value))]
-    return [sighting for sighting in result if run_id in {None, sighting.run_id}], last
+    return [sighting for sighting in found if run_id in {None, sighting.run_id}], last
 
 
 def conflicts(
@@ -248,7 +247,7 @@ def _sighting(transaction: ReadTransaction, key: bytes, value: bytes | None) -> 
 def _digests_between(
     transaction: ReadTransaction,
     table: Table,
-    read_row: Callable[[ReadTransaction, int], DocumentRow | VariantRow | None],
+    read_row: Callable[[ReadTransaction, int], Row | None],
     start: bytes,
     last: bytes,
 ) -> Iterator[str]:

@@ -135,10 +135,10 @@ class LmdbCatalog:
         self,
         record_id: int,
         *,
-        content_type: str | None | UnsetType = UNSET,
-        run_id: str | None | UnsetType = UNSET,
+        content_type: str | UnsetType | None = UNSET,
+        run_id: str | UnsetType | None = UNSET,
         bytes: int | UnsetType = UNSET,  # noqa: A002
-        sha256: str | None | UnsetType = UNSET,
+        sha256: str | UnsetType | None = UNSET,
         storage_uri: str | UnsetType = UNSET,
         reason: str | None = None,
     ) -> DocumentRecord:
@@ -155,26 +155,22 @@ class LmdbCatalog:
         elif not (bytes is UNSET and sha256 is UNSET and storage_uri is UNSET):
             missing = [n for n, v in (("bytes", bytes), ("sha256", sha256), ("storage_uri", storage_uri)) if v is UNSET]
             raise InvalidValueError(missing[0], "bytes, sha256 and storage_uri describe one content: give all three")
-        scribe = self._scribe(reason)
 
-        def operation(transaction: WriteTransaction) -> DocumentRecord:
-            roots = self._roots.at(transaction)
-            row = operations.update_document(transaction, record_id, fields, content, roots, scribe)
-            return reading.document_record(record_id, row, roots)
+        def operation(transaction: WriteTransaction, scribe: Scribe) -> DocumentRecord:
+            row = operations.update_document(transaction, record_id, fields, content, scribe)
+            return reading.document_record(record_id, row, scribe.roots)
 
-        return self._writer.submit(operation)
+        return self._write(operation, reason)
 
     def delete(self, record_id: int, *, reason: str | None = None) -> DocumentRecord:
         """See CatalogStore."""
         values.record_id("record_id", record_id)
-        scribe = self._scribe(reason)
 
-        def operation(transaction: WriteTransaction) -> DocumentRecord:
-            roots = self._roots.at(transaction)
-            row = operations.delete_document(transaction, record_id, roots, scribe)
-            return reading.document_record(record_id, row, roots)
+        def operation(transaction: WriteTransaction, scribe: Scribe) -> DocumentRecord:
+            row = operations.delete_document(transaction, record_id, scribe)
+            return reading.document_record(record_id, row, scribe.roots)
 
-        return self._writer.submit(operation)
+        return self._write(operation, reason)
 
     def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None:
         """See CatalogStore."""
@@ -315,14 +311,12 @@ class LmdbCatalog:
             created_at=created_at,
             on_conflict=on_conflict,
         )
-        scribe = self._scribe()
 
-        def operation(transaction: WriteTransaction) -> VariantRegistration:
-            roots = self._roots.at(transaction)
-            variant_id, row, outcome = operations.register_variant(transaction, request, roots, scribe)
-            return VariantRegistration(reading.variant_record(variant_id, row, roots), outcome)
+        def operation(transaction: WriteTransaction, scribe: Scribe) -> VariantRegistration:
+            variant_id, row, outcome = operations.register_variant(transaction, request, scribe)
+            return VariantRegistration(reading.variant_record(variant_id, row, scribe.roots), outcome)
 
-        return self._writer.submit(operation)
+        return self._write(operation)
 
     def get_variants(self, document_id: int) -> list[VariantRecord]:
         """See CatalogStore."""
@@ -347,21 +341,19 @@ class LmdbCatalog:
         """See CatalogStore."""
         values.record_id("document_id", document_id)
         values.required_text("variant", variant)
-        scribe = self._scribe(reason)
 
-        def operation(transaction: WriteTransaction) -> VariantRecord:
-            roots = self._roots.at(transaction)
-            found = operations.delete_variant(transaction, document_id, variant, roots, scribe)
-            return reading.variant_record(*found, roots)
+        def operation(transaction: WriteTransaction, scribe: Scribe) -> VariantRecord:
+            found = operations.delete_variant(transaction, document_id, variant, scribe)
+            return reading.variant_record(*found, scribe.roots)
 
-        return self._writer.submit(operation)
+        return self._write(operation, reason)
 
     def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool:
         """See CatalogStore."""
         values.record_id("document_id", document_id)
         values.required_text("run_id", run_id)
         seen = self._clock() if seen_at is None else to_micros(values.moment("seen_at", seen_at))
-        return self._writer.submit(lambda txn: operations.record_sighting(txn, document_id, run_id, seen))
+        return self._write(lambda txn, _: operations.record_sighting(txn, document_id, run_id, seen))
 
     def get_sightings(self, *, run_id: str | None = None, document_id: int | None = None) -> Iterator[Sighting]:
         """See CatalogStore."""
@@ -386,8 +378,7 @@ class LmdbCatalog:
             values.required_text("uuid", uuid),
             values.required_text("cas_prefix", cas_prefix),
         )
-        scribe = self._scribe()
-        return self._writer.submit(lambda txn: operations.add_root(txn, row, scribe))
+        return self._write(lambda txn, scribe: operations.add_root(txn, row, scribe))
 
     def roots(self) -> list[Root]:
         """See CatalogStore."""
@@ -409,20 +400,20 @@ class LmdbCatalog:
 
     def _register_batch(self, requests: list[RegistrationRequest]) -> list[Registration]:
         checked = [registering.checked_document(request) for request in requests]
-        scribe = self._scribe()
 
-        def operation(transaction: WriteTransaction) -> list[Registration]:
-            roots = self._roots.at(transaction)
+        def operation(transaction: WriteTransaction, scribe: Scribe) -> list[Registration]:
             results = []
             for request in checked:
-                document_id, row, outcome = operations.register_document(transaction, request, roots, scribe)
-                results.append(Registration(reading.document_record(document_id, row, roots), outcome))
+                document_id, row, outcome = operations.register_document(transaction, request, scribe)
+                results.append(Registration(reading.document_record(document_id, row, scribe.roots), outcome))
             return results
 
-        return self._writer.submit(operation)
+        return self._write(operation)
 
-    def _scribe(self, reason: str | None = None) -> Scribe:
-        return Scribe(self._clock(), self._command, values.optional_text("reason", reason))
+    def _write(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
+        """Put an operation through the writing door, with the time of the call and the roots of its transaction."""
+        now, why = self._clock(), values.optional_text("reason", reason)
+        return self._writer.submit(lambda txn: operation(txn, Scribe(self._roots.at(txn), now, self._command, why)))
 
     def _stepwise(
         self, step: Callable[[ReadTransaction, RootMap, Position | None], tuple[list[Item], Position | None]]

@@ -10,8 +10,6 @@ from kvcatalog.errors import CatalogError, InvalidValueError, NotFoundError
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import Outcome, Root
 from kvcatalog.schema import (
-    CONFLICT_CODEC,
-    CONFLICTS,
     META,
     NUMBER_CODEC,
     ROOT_CODEC,
@@ -27,7 +25,7 @@ from kvcatalog.schema import (
 )
 from kvcatalog.store import changes, reading, registering
 from kvcatalog.store.registering import Content, DocumentRequest, VariantRequest
-from kvcatalog.store.roots import RootMap
+from kvcatalog.store.roots import Location, RootMap
 from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, Tally
 from kvcatalog.values import ID_MAX
 
@@ -36,36 +34,42 @@ Changes = dict[str, tuple[str | int | None, str | int | None]]
 
 
 class Scribe(Struct, frozen=True):
-    """Who writes and when: the time in microseconds, the command, and the reason that the journal gets."""
+    """What an operation knows of its surroundings: the roots, the time, who asks for it, and why."""
 
+    roots: RootMap
     now: int
     command: str
     reason: str | None = None
 
 
+class Target(Struct, frozen=True):
+    """What an operation changes: a document, or a variant of one."""
+
+    document_id: int
+    variant_id: int | None = None
+    variant: str | None = None
+
+
 def register_document(
-    transaction: WriteTransaction, request: DocumentRequest, roots: RootMap, scribe: Scribe
+    transaction: WriteTransaction, request: DocumentRequest, scribe: Scribe
 ) -> tuple[int, DocumentRow, Outcome]:
     """Store a document, or add to what is stored under its key."""
-    content = request.content
-    location = roots.locate(content.storage_uri, content.digest)
     found = reading.find_document(transaction, request.artifact_id, request.source_url, request.resolver)
     if found is None:
         document_id = _next_id(transaction, DOCUMENT_ID)
-        row = registering.new_document(request, location, scribe.now)
+        row = registering.new_document(request, _location(request.content, scribe), scribe.now)
         changes.put_document(transaction, document_id, None, row)
         return document_id, row, "registered"
     document_id, old = found
-    outcome = registering.outcome_of(old, content)
+    target = Target(document_id)
+    outcome = registering.outcome_of(old, request.content)
     row = old
-    if outcome == "enriched" or (outcome == "conflict" and request.replaces):
-        row = registering.touched(old, scribe.now, **_content_fields(content, roots))
-        if outcome == "conflict" and request.content_type is not None:
-            row = structs.replace(row, content_type=request.content_type)
+    if _becomes_content(outcome, request):
+        row = registering.touched(_with_content(old, request, outcome, scribe), scribe.now)
         changes.put_document(transaction, document_id, old, row)
-        _settle(transaction, document_id, old, row, None, roots, scribe)
+        _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
-        _keep_conflict(transaction, document_id, None, content, roots, request.run_id, scribe)
+        _keep_conflict(transaction, target, request.content, request.run_id, scribe)
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
@@ -73,31 +77,26 @@ def register_document(
 
 
 def register_variant(
-    transaction: WriteTransaction, request: VariantRequest, roots: RootMap, scribe: Scribe
+    transaction: WriteTransaction, request: VariantRequest, scribe: Scribe
 ) -> tuple[int, VariantRow, Outcome]:
-    """Store a variant of a document, or add to what is stored under its name."""
-    content = request.content
-    location = roots.locate(content.storage_uri, content.digest)
-    document_id = request.document_id
-    if reading.document_row(transaction, document_id) is None:
-        raise NotFoundError(f"there is no document {document_id}")
-    found = reading.find_variant(transaction, document_id, request.name)
+    """Store a variant of a document, or add to what is stored under its name; NotFoundError if there is no document."""
+    _existing(transaction, request.document_id)
+    found = reading.find_variant(transaction, request.document_id, request.name)
     if found is None:
         variant_id = _next_id(transaction, VARIANT_ID)
-        row = registering.new_variant(request, location, scribe.now)
+        row = registering.new_variant(request, _location(request.content, scribe), scribe.now)
         changes.put_variant(transaction, variant_id, None, row)
         return variant_id, row, "registered"
     variant_id, old = found
-    outcome = registering.outcome_of(old, content)
+    target = Target(request.document_id, variant_id, request.name)
+    outcome = registering.outcome_of(old, request.content)
     row = old
-    if outcome == "enriched" or (outcome == "conflict" and request.replaces):
-        row = structs.replace(old, **_content_fields(content, roots))
-        if outcome == "conflict" and request.content_type is not None:
-            row = structs.replace(row, content_type=request.content_type)
+    if _becomes_content(outcome, request):
+        row = _with_content(old, request, outcome, scribe)
         changes.put_variant(transaction, variant_id, old, row)
-        _settle(transaction, document_id, old, row, variant_id, roots, scribe)
+        _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
-        _keep_conflict(transaction, document_id, request.name, content, roots, None, scribe)
+        _keep_conflict(transaction, target, request.content, None, scribe)
     return variant_id, row, outcome
 
 
@@ -106,38 +105,38 @@ def update_document(
     document_id: int,
     fields: dict[str, str | None],
     content: Content | None,
-    roots: RootMap,
     scribe: Scribe,
 ) -> DocumentRow:
     """Change some fields of a document on purpose; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
-    new = structs.replace(old, **fields, **({} if content is None else _content_fields(content, roots)))
+    new = structs.replace(old, **fields, **({} if content is None else _content_fields(content, scribe)))
     if new == old:
         return old
     new = registering.touched(new, scribe.now)
     changes.put_document(transaction, document_id, old, new)
-    _settle(transaction, document_id, old, new, None, roots, scribe, action="update")
+    _settle(transaction, Target(document_id), old, new, scribe, action="update")
     return new
 
 
-def delete_document(transaction: WriteTransaction, document_id: int, roots: RootMap, scribe: Scribe) -> DocumentRow:
+def delete_document(transaction: WriteTransaction, document_id: int, scribe: Scribe) -> DocumentRow:
     """Take a document and all that hangs on it out of the catalog; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
     changes.delete_document(transaction, document_id, old)
-    _write_journal(transaction, scribe, "delete", _differences(old, None, roots), document_id)
+    _write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, Target(document_id))
     return old
 
 
 def delete_variant(
-    transaction: WriteTransaction, document_id: int, name: str, roots: RootMap, scribe: Scribe
+    transaction: WriteTransaction, document_id: int, name: str, scribe: Scribe
 ) -> tuple[int, VariantRow]:
-    """Take a variant out of the catalog; NotFoundError if there is none."""
+    """Take a variant and its conflicts out of the catalog; NotFoundError if there is none."""
     found = reading.find_variant(transaction, document_id, name)
     if found is None:
         raise NotFoundError(f"document {document_id} has no variant {name!r}")
     variant_id, old = found
-    changes.put_variant(transaction, variant_id, old, None)
-    _write_journal(transaction, scribe, "delete", _differences(old, None, roots), document_id, variant_id)
+    changes.delete_variant(transaction, variant_id, old)
+    target = Target(document_id, variant_id, name)
+    _write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, target)
     return found
 
 
@@ -162,7 +161,7 @@ def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Roo
         version = transaction.get(META, ROOTS_VERSION_KEY)
         number = 0 if version is None else NUMBER_CODEC.decode(ROOTS_VERSION_KEY, version)
         transaction.put(META, ROOTS_VERSION_KEY, NUMBER_CODEC.encode(ROOTS_VERSION_KEY, number + 1))
-        _write_journal(transaction, scribe, "root", {"uri": (None if old is None else old.uri, root.uri)})
+        _write_journal(transaction, "root", {"uri": (None if old is None else old.uri, root.uri)}, scribe)
     return root
 
 
@@ -184,56 +183,51 @@ def _next_id(transaction: WriteTransaction, kind: str) -> int:
     return number
 
 
-def _content_fields(content: Content, roots: RootMap) -> dict[str, object]:
-    root, path = roots.locate(content.storage_uri, content.digest)
+def _location(content: Content, scribe: Scribe) -> Location:
+    return scribe.roots.locate(content.storage_uri, content.digest)
+
+
+def _content_fields(content: Content, scribe: Scribe) -> dict[str, object]:
+    root, path = _location(content, scribe)
     return {"size": content.size, "digest": content.digest, "root": root, "path": path}
 
 
+def _becomes_content(outcome: Outcome, request: DocumentRequest | VariantRequest) -> bool:
+    return outcome == "enriched" or (outcome == "conflict" and request.replaces)
+
+
+def _with_content(old: Row, request: DocumentRequest | VariantRequest, outcome: Outcome, scribe: Scribe) -> Row:
+    """Return a row with the content of a request, and with its content type where other bytes came."""
+    fields = _content_fields(request.content, scribe)
+    if outcome == "conflict" and request.content_type is not None:
+        fields["content_type"] = request.content_type
+    return structs.replace(old, **fields)
+
+
 def _keep_conflict(
-    transaction: WriteTransaction,
-    document_id: int,
-    variant: str | None,
-    content: Content,
-    roots: RootMap,
-    run_id: str | None,
-    scribe: Scribe,
+    transaction: WriteTransaction, target: Target, content: Content, run_id: str | None, scribe: Scribe
 ) -> None:
-    location = roots.locate(content.storage_uri, content.digest)
-    fresh = registering.conflict_with(None, variant, content, location, run_id, scribe.now)
-    key = changes.key_of_conflict(document_id, fresh)
-    value = transaction.get(CONFLICTS, key)
-    old = None if value is None else CONFLICT_CODEC.decode(key, value)
-    new = registering.conflict_with(old, variant, content, location, run_id, scribe.now)
-    changes.put_conflict(transaction, document_id, old, new)
+    location = _location(content, scribe)
+    new = ConflictRow(target.variant, content.size, content.digest, *location, run_id, scribe.now, scribe.now, 1)
+    old = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, new))
+    if old is not None:
+        new = structs.replace(old, last_seen=max(scribe.now, old.last_seen), count=old.count + 1)
+    changes.put_conflict(transaction, target.document_id, old, new)
 
 
-def _settle(
-    transaction: WriteTransaction,
-    document_id: int,
-    old: Row,
-    new: Row,
-    variant_id: int | None,
-    roots: RootMap,
-    scribe: Scribe,
-    *,
-    action: str | None = None,
-) -> None:
-    """Finish a change of content: the journal gets it, and a conflict that has become the content is none any more.
+def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, scribe: Scribe, *, action: str) -> None:
+    """Finish a change: the journal gets it, and a conflict that has become the content is none any more.
 
-    The same content at a new place keeps its old place as a link, so that no blob loses its last reference unseen.
+    A digest that came for another place keeps the old place as a link, so that no blob loses its last reference unseen.
     """
-    enriched = old.digest is None and new.digest is not None and old.size == new.size
-    variant = new.name if isinstance(new, VariantRow) else None
-    probe = ConflictRow(variant, new.size, new.digest, new.root, new.path, None, 0, 0, 0)
-    key = changes.key_of_conflict(document_id, probe)
-    value = transaction.get(CONFLICTS, key)
-    if value is not None:
-        changes.put_conflict(transaction, document_id, CONFLICT_CODEC.decode(key, value), None)
-    if enriched and (old.root, old.path) != (new.root, new.path) and old.path is not None:
-        if roots.uri((old.root, old.path), old.digest) != roots.uri((new.root, new.path), new.digest):
-            changes.put_link(transaction, LinkRow(document_id, old.root, old.path))
-    what = action or ("enrich" if enriched else "replace")
-    _write_journal(transaction, scribe, what, _differences(old, new, roots), document_id, variant_id)
+    content = ConflictRow(target.variant, new.size, new.digest, new.root, new.path, None, 0, 0, 0)
+    conflict = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, content))
+    if conflict is not None:
+        changes.put_conflict(transaction, target.document_id, conflict, None)
+    differences = _differences(old, new, scribe.roots)
+    if action == "enrich" and "storage_uri" in differences and old.path is not None:
+        changes.put_link(transaction, LinkRow(target.document_id, old.root, old.path))
+    _write_journal(transaction, action, differences, scribe, target)
 
 
 def _differences(old: Row, new: Row | None, roots: RootMap) -> Changes:
@@ -262,12 +256,8 @@ def _facts(row: DocumentRow | VariantRow, roots: RootMap) -> dict[str, str | int
 
 
 def _write_journal(
-    transaction: WriteTransaction,
-    scribe: Scribe,
-    action: str,
-    differences: Changes,
-    document_id: int | None = None,
-    variant_id: int | None = None,
+    transaction: WriteTransaction, action: str, differences: Changes, scribe: Scribe, target: Target | None = None
 ) -> None:
+    document_id, variant_id = (None, None) if target is None else (target.document_id, target.variant_id)
     row = JournalRow(scribe.now, action, document_id, variant_id, scribe.command, scribe.reason, differences)
     changes.put_journal_entry(transaction, row)

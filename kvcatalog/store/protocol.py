@@ -2,7 +2,8 @@
 
 Arguments are checked before anything is stored: InvalidValueError names the field. Lookups for what is not there return
 None or nothing; changes to it raise NotFoundError. Every method may raise CatalogUnavailableError, CatalogClosedError
-and, where a stored value fails its checksum, CorruptRecordError. A method that writes returns when its change is durable.
+and, where a stored value fails its checksum, CorruptRecordError. A method that writes returns when its change is
+durable.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ class CatalogStore(Protocol):
         created_at: datetime | None = None,
         on_conflict: OnConflict = "keep",
     ) -> Registration:
-        """Do as `register_or_get` does and tell what was done; `on_conflict="replace"` makes other bytes the content."""
+        """Do as `register_or_get` does and tell what was done.
+
+        `on_conflict="replace"` makes other bytes the record's content on purpose.
+        """
         ...
 
     def register_many(
@@ -90,10 +94,10 @@ class CatalogStore(Protocol):
         self,
         record_id: int,
         *,
-        content_type: str | None | UnsetType = UNSET,
-        run_id: str | None | UnsetType = UNSET,
+        content_type: str | UnsetType | None = UNSET,
+        run_id: str | UnsetType | None = UNSET,
         bytes: int | UnsetType = UNSET,  # noqa: A002
-        sha256: str | None | UnsetType = UNSET,
+        sha256: str | UnsetType | None = UNSET,
         storage_uri: str | UnsetType = UNSET,
         reason: str | None = None,
     ) -> DocumentRecord:

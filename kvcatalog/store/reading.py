@@ -1,4 +1,4 @@
-"""Lookups inside one transaction: rows found through an index are held against it, and none that disagrees is returned."""
+"""Lookups inside one transaction; a row that disagrees with the index that led to it is never returned."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from kvcatalog.schema import (
     name_key,
 )
 from kvcatalog.store.roots import RootMap
-
 
 Row = TypeVar("Row")
 
@@ -129,6 +128,12 @@ def variant_rows(transaction: ReadTransaction, document_id: int) -> Iterator[tup
         if row.document_id != document_id:
             raise disagreement(VARIANTS_BY_DOCUMENT, value)
         yield id_of(value), row
+
+
+def conflict_row(transaction: ReadTransaction, key: bytes) -> ConflictRow | None:
+    """Return the conflict under a key."""
+    value = transaction.get(CONFLICTS, key)
+    return None if value is None else CONFLICT_CODEC.decode(key, value)
 
 
 def conflict_rows(

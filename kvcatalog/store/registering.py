@@ -13,7 +13,7 @@ from kvcatalog import values
 from kvcatalog.clock import to_micros
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.models import OnConflict, Outcome, RegistrationRequest
-from kvcatalog.schema import ConflictRow, DocumentRow, VariantRow
+from kvcatalog.schema import DocumentRow, VariantRow
 from kvcatalog.store.roots import Location
 
 
@@ -132,18 +132,9 @@ def new_variant(request: VariantRequest, location: Location, now: int) -> Varian
     )
 
 
-def touched(old: DocumentRow, now: int, **changes: object) -> DocumentRow:
-    """Return a changed document; its time of change never goes back, whatever the clock does."""
-    return structs.replace(old, updated_after=max(now - old.created, old.updated_after), **changes)
-
-
-def conflict_with(
-    old: ConflictRow | None, variant: str | None, content: Content, location: Location, run_id: str | None, now: int
-) -> ConflictRow:
-    """Return the row of a conflict, seen for the first time or once more."""
-    if old is not None:
-        return structs.replace(old, last_seen=max(now, old.last_seen), count=old.count + 1)
-    return ConflictRow(variant, content.size, content.digest, *location, run_id, now, now, 1)
+def touched(row: DocumentRow, now: int) -> DocumentRow:
+    """Return a document as changed now; its time of change never goes back, whatever the clock does."""
+    return structs.replace(row, updated_after=max(now - row.created, row.updated_after))
 
 
 def _checked_moment(field: str, moment: datetime | None) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from kvcatalog.errors import CorruptRecordError
 from kvcatalog.models import Root
+from kvcatalog.values import is_digest
 
 Location = tuple[int | None, str | None]
 """A root's id and the path below it; (None, URI) outside all roots; path None for the content-addressed path."""
@@ -50,11 +51,8 @@ class RootMap:
         for base, root in self._bases:
             start = f"{base}cas/{root.cas_prefix}/"
             digits = uri[len(start) :].replace("/", "")
-            if uri.startswith(start) and len(digits) == 64:
-                try:
-                    digest = bytes.fromhex(digits)
-                except ValueError:
-                    continue
+            if uri.startswith(start) and is_digest(digits):
+                digest = bytes.fromhex(digits)
                 if uri == base + cas_relative_path(root.cas_prefix, digest):
                     return digest
         return None

@@ -1,7 +1,7 @@
 """How a filter and an order become a walk along one index, a bounded step at a time.
 
-A walk goes along one tree in its own order; whatever the tree does not answer, the filter's predicate does. Each step has
-a transaction of its own and a budget of rows, so that no search holds a snapshot for long.
+A walk goes along one tree in its own order; whatever the tree does not answer, the filter's predicate does. Each step
+has a transaction of its own and a budget of rows, so that no search holds a snapshot for long.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _artifact_walk(where: Filter) -> Walk:
     for condition in where.conditions:
         if _bounds_artifact(condition):
             text = str(condition.value)
-            # A long id is cut in its key, so a walk along it takes in all that begin alike; the predicate sorts them out.
+            # A long prefix is cut, so the walk takes in more than it asks for; the predicate sorts that out.
             start = text.encode()[:ARTIFACT_BYTES_MAX] if condition.prefix else artifact_key(text)
             return Walk(BY_KEY, start, prefix_end(start))
     return Walk(BY_KEY)

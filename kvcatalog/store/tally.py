@@ -46,10 +46,9 @@ class Tally:
     @classmethod
     def of(cls, transaction: WriteTransaction) -> Tally:
         """Return the tally of a transaction."""
-        if transaction.state is None:
-            transaction.state = cls(transaction)
         tally = transaction.state
-        assert isinstance(tally, Tally)
+        if not isinstance(tally, Tally):
+            tally = transaction.state = cls(transaction)
         return tally
 
     def _row(self, name: str, label: str) -> CounterRow:
@@ -61,5 +60,4 @@ class Tally:
 
 def write_tally(transaction: WriteTransaction) -> None:
     """Put what a transaction has counted back, before it commits."""
-    if transaction.state is not None:
-        Tally.of(transaction).write()
+    Tally.of(transaction).write()
