@@ -29,9 +29,9 @@ URIS = [
 ]
 LONG = "文" * 3000
 
-artifacts = st.sampled_from(["a", "a\x01", "ab", LONG, LONG + "b", "doi:10.1234/x"])
-urls = st.sampled_from(["https://e.org/1", "https://e.org/" + "u" * 20_000, "\U0010ffff"])
-resolvers = st.sampled_from(["unpaywall", "crossref"])
+artifacts = st.sampled_from(["a", "a\x01", LONG, LONG + "b"])
+urls = st.sampled_from(["https://e.org/" + "u" * 20_000, "\U0010ffff"])
+resolvers = st.just("unpaywall")
 runs = st.sampled_from([None, "run-1", "run-2", "r" * 300])
 content_types = st.sampled_from([None, "application/pdf", 'Text/HTML; charset="UTF-8"'])
 contents = st.fixed_dictionaries(
@@ -282,5 +282,5 @@ def assert_changed(old: DocumentRecord, new: DocumentRecord, changes: dict[str, 
         assert new.updated_at == old.updated_at
 
 
-CatalogMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+CatalogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestCatalog = CatalogMachine.TestCase
