@@ -36,6 +36,9 @@ def assert_consistent(catalog: LmdbCatalog) -> None:
         owners = {key[:8] for key in conflicts} | {schema.id_key(row.document_id) for row in links.values()}
         owners |= {schema.id_key(row.document_id) for row in variants.values()}
         assert owners <= documents.keys()
+        checks = dict(decoded(transaction, schema.CHECKS, schema.CHECK_CODEC))
+        by_time = {(schema.time_key(row.at) + key, b"") for key, row in checks.items()}
+        assert set(stored(transaction, schema.CHECKS_BY_TIME)) == by_time
         assert_sightings(transaction, set(documents))
         assert_duplicates(transaction, documents, variants)
         assert_counters(transaction, documents, variants, len(conflicts))
@@ -120,5 +123,6 @@ def expected_last(transaction: ReadTransaction, name: str) -> int:
         "last document id": schema.DOCUMENTS,
         "last variant id": schema.VARIANTS,
         "last journal sequence": schema.JOURNAL,
+        "last hold id": schema.HOLDS,
     }[name]
     return schema.id_of(transaction.last_key(table) or b"")

@@ -9,6 +9,11 @@ from kvcatalog.kv.table import Index, index_changes
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.schema import (
     BY_SHA256,
+    CHECK_CODEC,
+    CHECKS,
+    CHECKS_BY_TIME,
+    CONDEMNED,
+    CONDEMNED_CODEC,
     CONFLICT_CODEC,
     CONFLICT_INDEXES,
     CONFLICTS,
@@ -17,6 +22,8 @@ from kvcatalog.schema import (
     DOCUMENTS,
     DUPLICATE_CODEC,
     DUPLICATES,
+    HOLD_CODEC,
+    HOLDS,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
     JOURNAL_CODEC,
@@ -30,9 +37,12 @@ from kvcatalog.schema import (
     VARIANT_INDEXES,
     VARIANTS,
     VARIANTS_BY_SHA256,
+    CheckRow,
+    CondemnedRow,
     ConflictRow,
     DocumentRow,
     DuplicateRow,
+    HoldRow,
     JournalRow,
     LinkRow,
     SightingRow,
@@ -44,11 +54,12 @@ from kvcatalog.schema import (
     location_key,
     name_key,
     sighting_key,
+    time_key,
     totals_of,
     unhashed_content,
 )
 from kvcatalog.store import reading
-from kvcatalog.store.tally import JOURNAL_SEQUENCE, Tally
+from kvcatalog.store.tally import HOLD_ID, JOURNAL_SEQUENCE, Tally
 
 Source = TypeVar("Source")
 
@@ -129,6 +140,49 @@ def put_link(transaction: WriteTransaction, row: LinkRow) -> None:
     key = location_key(row.root, row.path)
     transaction.put(LINKS, key, LINK_CODEC.encode(key, row))
     transaction.put(LINKS_BY_DOCUMENT, id_key(row.document_id) + key, b"")
+
+
+def put_check(transaction: WriteTransaction, row: CheckRow) -> None:
+    """Remember the last check of a blob in place of the one before, and its turn in the queue."""
+    key = location_key(row.root, row.path)
+    forget_check(transaction, row.root, row.path)
+    transaction.put(CHECKS, key, CHECK_CODEC.encode(key, row))
+    transaction.put(CHECKS_BY_TIME, time_key(row.at) + key, b"")
+
+
+def forget_check(transaction: WriteTransaction, root: int | None, path: str) -> bool:
+    """Forget when a blob was checked, as is right once it is gone; False if it never was."""
+    key = location_key(root, path)
+    value = transaction.get(CHECKS, key)
+    if value is None:
+        return False
+    transaction.delete(CHECKS, key)
+    transaction.delete(CHECKS_BY_TIME, time_key(CHECK_CODEC.decode(key, value).at) + key)
+    return True
+
+
+def put_condemned(transaction: WriteTransaction, row: CondemnedRow) -> None:
+    """Announce that a plan is about to take a blob away."""
+    key = location_key(row.root, row.path)
+    transaction.put(CONDEMNED, key, CONDEMNED_CODEC.encode(key, row))
+
+
+def clear_condemned(transaction: WriteTransaction, root: int | None, path: str) -> bool:
+    """Take such an announcement back; False if there was none."""
+    return transaction.delete(CONDEMNED, location_key(root, path))
+
+
+def put_hold(transaction: WriteTransaction, row: HoldRow) -> int:
+    """Protect what a filter lets through, and return the hold's id."""
+    hold_id = Tally.of(transaction).next(HOLD_ID)
+    key = id_key(hold_id)
+    transaction.put(HOLDS, key, HOLD_CODEC.encode(key, row), append=True)
+    return hold_id
+
+
+def release_hold(transaction: WriteTransaction, hold_id: int) -> bool:
+    """End a protection; False if there is no such hold."""
+    return transaction.delete(HOLDS, id_key(hold_id))
 
 
 def put_journal_entry(transaction: WriteTransaction, row: JournalRow) -> int:
