@@ -50,20 +50,19 @@ _NUMBERS = frozenset(("id", "bytes"))
 _OPTIONAL = frozenset(("type", "sha256", "run"))
 _COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
-_EXPRESSION = re.compile(r"(?P<name>[A-Za-z0-9_]*)(?P<operator>!=|<=|>=|=|<|>)?(?P<value>.*)", re.DOTALL)
-_TRAILING_STAR = re.compile(r"(?P<slashes>\\*)\*\Z")
-_SIZE = re.compile(r"(?P<number>[0-9]{1,19}(?:\.[0-9]{1,9})?)(?P<unit>[A-Za-z]*)")
+# Patterns are compiled when they are first used: most commands import this module and filter nothing.
+_EXPRESSION = r"(?s)(?P<name>[A-Za-z0-9_]*)(?P<operator>!=|<=|>=|=|<|>)?(?P<value>.*)"
+_TRAILING_STAR = r"(?P<slashes>\\*)\*\Z"
+_SIZE = r"(?P<number>[0-9]{1,19}(?:\.[0-9]{1,9})?)(?P<unit>[A-Za-z]*)"
 _UNITS = {"": 1, "b": 1} | {
     letter + suffix: base**power
     for power, letter in enumerate("kmgt", start=1)
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_TIMESTAMP = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?"
-)
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_TIMESTAMP = _DATE + r"[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?(?:Z|[+-][0-9]{2}:[0-9]{2})?"
 _DIGEST_LENGTH = 64
-_HEX = re.compile(r"[0-9a-f]{0,64}")
+_HEX = r"[0-9a-f]{0,64}"
 _DAY_MICROS = timedelta(days=1) // timedelta(microseconds=1)
 
 
@@ -131,7 +130,7 @@ def parse_filter(expressions: Iterable[str]) -> Filter:
 
 
 def _parse(expression: str) -> tuple[Condition, ...]:
-    match = _EXPRESSION.fullmatch(expression)
+    match = re.fullmatch(_EXPRESSION, expression)
     if match is None or match["name"] not in _NAMES:
         name = match["name"] if match else expression
         reason = f"{name!r} is not one of {', '.join(_ATTRIBUTES)}" if name else "a name is missing"
@@ -175,7 +174,7 @@ def _conditions(field: FieldName, operator: Operator, text: str) -> tuple[Condit
 
 def _unescape(text: str) -> tuple[str, bool]:
     r"""Return the text and whether it is a prefix: before a final star, `\\` is one backslash and `\*` a star."""
-    match = _TRAILING_STAR.search(text)
+    match = re.search(_TRAILING_STAR, text)
     if match is None:
         return text, False
     stem = text[: match.start()]
@@ -185,7 +184,7 @@ def _unescape(text: str) -> tuple[str, bool]:
 
 def _digest(text: str, *, prefix: bool) -> str:
     digits = text.lower()
-    if not _HEX.fullmatch(digits) or (not prefix and len(digits) != _DIGEST_LENGTH):
+    if not re.fullmatch(_HEX, digits) or (not prefix and len(digits) != _DIGEST_LENGTH):
         raise InvalidValueError("sha256", "must be 64 hex digits, fewer with * after them, or none")
     return digits
 
@@ -202,7 +201,7 @@ def _media_type(text: str, *, prefix: bool) -> str:
 
 
 def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     factor = match and _UNITS.get(match["unit"].lower())
     if not match or not factor:
         raise InvalidValueError("bytes", f"{text!r} is not a size such as 500, 1.5MB or 4GiB")
@@ -223,7 +222,7 @@ def _time_conditions(field: FieldName, operator: Operator, text: str) -> tuple[C
     if operator == "!=":
         raise _OperatorError(field, f"{field} takes =, <, <=, > and >=")
     first = _moment(field, text)
-    if not _DATE.fullmatch(text):
+    if not re.fullmatch(_DATE, text):
         return (Condition(field, operator, first),)
     last = first + _DAY_MICROS - 1
     if operator == "=":
@@ -232,7 +231,7 @@ def _time_conditions(field: FieldName, operator: Operator, text: str) -> tuple[C
 
 
 def _moment(field: FieldName, text: str) -> int:
-    if not _DATE.fullmatch(text) and not _TIMESTAMP.fullmatch(text):
+    if not re.fullmatch(_DATE, text) and not re.fullmatch(_TIMESTAMP, text):
         raise InvalidValueError(field, f"{text!r} is not a time such as 2025-01-31 or 2025-01-31T08:30:00Z")
     try:
         moment = datetime.fromisoformat(text)

@@ -1,0 +1,41 @@
+"""The class of every command: the options that choose a format stand after its name as well as before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kvcatalog.cli.invocation import Invocation
+from kvcatalog.cli.output import FORMATS
+
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class Command(click.Command):
+    """A command with `--format` and `--json`."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 - passed on to click as they are
+        super().__init__(*arguments, **settings)
+        self.params += [
+            click.Option(
+                ["--format", "chosen_format"],
+                type=click.Choice(FORMATS),
+                expose_value=False,
+                callback=_choose_format,
+                help="How to print results.",
+            ),
+            click.Option(
+                ["--json", "json_shorthand"],
+                is_flag=True,
+                flag_value="json",
+                expose_value=False,
+                callback=_choose_format,
+                help="Short for --format json.",
+            ),
+        ]
+
+
+def _choose_format(context: click.Context, _option: click.Parameter, value: Any) -> None:  # noqa: ANN401 - click's
+    if value:
+        context.find_object(Invocation).output_format = value  # type: ignore[union-attr]

@@ -1,0 +1,74 @@
+"""How a command ends that cannot do what it was asked: one message on standard error, and the status that fits."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import click
+
+from kvcatalog.cli.exit_status import ExitStatus, status_of
+from kvcatalog.cli.text import visible
+from kvcatalog.errors import CatalogError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_VERBOSE_ADVICE = "Run `kvcatalog -v …` to see where it happened."
+
+
+class InterruptedByUserError(Exception):
+    """The user pressed Control-C while a command ran."""
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Tell from the arguments alone whether errors are to be JSON: they may be what cannot be parsed."""
+    options = list(arguments)
+    if "--" in options:
+        del options[options.index("--") :]
+    formats = [after for option, after in pairwise(options) if option == "--format"]
+    formats += [option.removeprefix("--format=") for option in options]
+    return "--json" in options or "json" in formats or "jsonl" in formats
+
+
+def report(error: BaseException, *, as_json: bool, verbose: bool) -> ExitStatus:
+    """Write what happened and what to do to standard error, and return the exit status."""
+    status, message, advice = _describe(error)
+    if verbose and not isinstance(error, (click.ClickException, click.Abort, InterruptedByUserError)):
+        _write_traceback(error)
+    if as_json:
+        import json
+
+        facts = {"type": type(error).__name__, "message": message, "advice": advice, "status": int(status)}
+        lines = [json.dumps({"error": facts}).replace("\x7f", "\\u007f")]
+    else:
+        usage = error.ctx.get_usage().splitlines() if isinstance(error, click.UsageError) and error.ctx else []
+        lines = [*map(visible, usage), visible(f"kvcatalog: {message}"), *([visible(advice)] if advice else [])]
+    sys.stderr.write("\n".join(lines) + "\n")
+    return status
+
+
+def _describe(error: BaseException) -> tuple[ExitStatus, str, str | None]:
+    match error:
+        case CatalogError():
+            return status_of(error), str(error), error.advice
+        case click.UsageError():
+            hint = f"`{error.ctx.command_path} --help` tells what it takes." if error.ctx else None
+            return ExitStatus.USAGE, error.format_message(), hint
+        case click.ClickException():
+            return ExitStatus.USAGE, error.format_message(), None
+        case InterruptedByUserError() | click.Abort() | KeyboardInterrupt():
+            return ExitStatus.INTERRUPTED, "interrupted", None
+        case OSError():
+            return ExitStatus.UNAVAILABLE, str(error), _VERBOSE_ADVICE
+        case _:
+            message = f"unexpected {type(error).__name__}: {error}"
+            return ExitStatus.UNAVAILABLE, message, _VERBOSE_ADVICE
+
+
+def _write_traceback(error: BaseException) -> None:
+    import traceback
+
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    sys.stderr.write("".join(f"{visible(line)}\n" for line in lines))

@@ -1,0 +1,120 @@
+"""The command `import-manifest`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import click
+from msgspec.structs import asdict
+
+from kvcatalog.cli.command import Command
+from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.cli.progress import import_progress
+from kvcatalog.errors import CatalogMissingError
+from kvcatalog.migrate import ImportReport
+from kvcatalog.migrate import import_manifest as import_into
+from kvcatalog.store import open_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvcatalog.cli.invocation import Invocation
+    from kvcatalog.store.protocol import CatalogStore
+
+_NESTED = ("segments", "reasons", "notes")
+_COLUMNS = ("manifest", *(name for name in ImportReport.__struct_fields__ if name not in _NESTED))
+
+
+def _zone(context: click.Context, option: click.Parameter, value: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(value)
+    except (ValueError, OSError, LookupError):
+        raise click.BadParameter(f"{value!r} is not a time zone such as Europe/Berlin", context, option) from None
+
+
+@click.command(cls=Command)
+@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
+@click.option("--compute-sha256", is_flag=True, help="Read files whose line states no digest.")
+@click.option("--dry-run", is_flag=True, help="Report what would be done, and do nothing.")
+@click.option("--base-dir", metavar="DIR", help="Where relative paths are looked up first.")
+@click.option("--require-files", is_flag=True, help="Leave out documents whose file is missing.")
+@click.option(
+    "--timezone", metavar="ZONE", callback=_zone, default="UTC", show_default=True, help="Zone of times without one."
+)
+@click.option("--rejects", metavar="FILE", help="Keep lines that are not understood, in a new file.")
+@click.option("--resolver-default", default="unknown", show_default=True, help="Resolver where a line has none.")
+@click.pass_obj
+def import_manifest(
+    invocation: Invocation,
+    manifests: tuple[str, ...],
+    *,
+    compute_sha256: bool,
+    dry_run: bool,
+    base_dir: str | None,
+    require_files: bool,
+    timezone: ZoneInfo,
+    rejects: str | None,
+    resolver_default: str,
+) -> ExitStatus:
+    """Register what MANIFESTs of runs state; a catalog is created where there is none.
+
+    A MANIFEST is JSON lines of any generation, plain, .gz or .zst, or `-`; manifest.jsonl stands for its rotated
+    segments too. An import may be stopped and run again. The exit status is 1 if a line was not understood.
+
+    \b
+    Example:
+      kvcatalog import-manifest --dry-run runs/manifest.jsonl
+      kvcatalog import-manifest --base-dir /data --rejects bad.jsonl runs/*/manifest.jsonl
+    """  # noqa: D301
+    understood = True
+    with ExitStack() as stack:
+        catalog = stack.enter_context(_opened(invocation, dry_run=dry_run))
+        rejected = stack.enter_context(Path(rejects).open("xb")) if rejects else None
+
+        def rows() -> Iterator[dict[str, Any]]:
+            nonlocal understood
+            for manifest in manifests:
+                with import_progress(manifest, is_wanted=invocation.verbosity >= 0) as progress:
+                    report = import_into(
+                        manifest,
+                        catalog,
+                        compute_sha256=compute_sha256,
+                        dry_run=dry_run,
+                        base_dir=base_dir,
+                        require_files=require_files,
+                        timezone=timezone,
+                        default_resolver=resolver_default,
+                        rejects=rejected,
+                        progress=progress,
+                    )
+                understood &= report.understood
+                yield _row(manifest, report)
+
+        invocation.output.details(rows(), _COLUMNS, identity=None)
+    return ExitStatus.DONE if understood else ExitStatus.FINDINGS
+
+
+@contextmanager
+def _opened(invocation: Invocation, *, dry_run: bool) -> Iterator[CatalogStore]:
+    """Open the catalog to write, or for a dry run to read; where there is none yet, an empty one takes its place."""
+    with ExitStack() as stack:
+        try:
+            catalog = invocation.open_catalog(read_only=dry_run, command="import-manifest")
+        except CatalogMissingError:
+            if not dry_run:
+                raise
+            folder = stack.enter_context(TemporaryDirectory())
+            catalog = open_catalog(str(Path(folder, "catalog.lmdb")))
+        yield stack.enter_context(catalog)
+
+
+def _row(manifest: str, report: ImportReport) -> dict[str, Any]:
+    row = {"manifest": manifest, **asdict(report)}
+    row["segments"] = list(report.segments)
+    row["reasons"] = [asdict(reason) for reason in report.reasons]
+    row["notes"] = [{"reason": note.reason, "count": note.count, "lines": list(note.lines)} for note in report.notes]
+    return row

@@ -1,0 +1,60 @@
+"""What the options of the group decide for every command: which catalog, which output, how many messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from kvcatalog.cli.output import Format, Output
+from kvcatalog.cli.text import visible
+
+if TYPE_CHECKING:
+    from kvcatalog.config import CatalogConfig
+    from kvcatalog.store.protocol import CatalogStore
+
+
+class Invocation:
+    """One run of the program."""
+
+    def __init__(self, *, config_path: str | None, catalog: str | None, output_format: Format, verbosity: int) -> None:
+        self.config_path = config_path
+        self.output_format = output_format
+        self.verbosity = verbosity
+        self._catalog = catalog
+
+    @property
+    def output(self) -> Output:
+        """Where results go."""
+        return Output(self.output_format, sys.stdout)
+
+    @property
+    def overrides(self) -> dict[str, dict[str, Any]]:
+        """What the options set, in the form of the configuration."""
+        if self._catalog is None:
+            return {}
+        backend = "dynamodb" if self._catalog.startswith("dynamodb://") else "lmdb"
+        return {"catalog": {"path": self._catalog, "backend": backend}}
+
+    def open_catalog(self, *, read_only: bool = True, command: str = "cli") -> CatalogStore:
+        """Open the catalog that options, environment and configuration name; only a writer creates one.
+
+        `command` is what the journal names for what is changed.
+        """
+        from kvcatalog.store import open_catalog
+
+        return open_catalog(self._target(), read_only=read_only, create=not read_only, command=command)
+
+    def note(self, message: str) -> None:
+        """Write a message for people to standard error, unless --quiet was given."""
+        if self.verbosity >= 0:
+            sys.stderr.write(visible(message) + "\n")
+
+    def _target(self) -> str | CatalogConfig:
+        # Without a source of configuration there is nothing to merge; importing pydantic takes longer than a lookup.
+        configured = self.config_path or any(name.upper().startswith("KVCATALOG_") for name in os.environ)
+        if self._catalog is not None and not configured:
+            return self._catalog
+        from kvcatalog.config import load_config
+
+        return load_config(self.config_path, self.overrides).catalog

@@ -1,0 +1,186 @@
+"""Commands that look up what they are given: show, where, have."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+from msgspec.structs import asdict
+
+from kvcatalog import values
+from kvcatalog.cli.blobs import blob_state
+from kvcatalog.cli.command import Command
+from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.cli.identify import KINDS, Kind, find
+from kvcatalog.models import DocumentRecord, VariantRecord
+from kvcatalog.store.protocol import HaveKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvcatalog.cli.identify import Found
+    from kvcatalog.cli.invocation import Invocation
+    from kvcatalog.store.protocol import CatalogStore
+
+_RECORD_COLUMNS = (*DocumentRecord.__struct_fields__, "blob")
+_WHERE_COLUMNS = ("storage_uri", "id", "variant", "bytes", "sha256", "blob")
+_HAVE_COLUMNS = ("item", "kind", "held", "ids")
+
+_kind_option = click.option("--kind", type=click.Choice(KINDS), default="any", help="What ITEM is.", show_default=True)
+
+
+@click.command(cls=Command)
+@click.argument("item")
+@_kind_option
+@click.pass_obj
+def show(invocation: Invocation, item: str, kind: Kind) -> None:
+    """Show the records that ITEM names, with variants, twins, conflicts and sightings.
+
+    ITEM is an id, a URL, an artifact id, or a digest or its first characters (4 or more); the first of these that is
+    there. `blob` tells whether a local file of the right size is in place, without reading it. Twins are other
+    documents and variants with the same digest.
+
+    \b
+    Example:
+      kvcatalog show https://example.org/a.pdf
+      kvcatalog --json show 84695122
+    """  # noqa: D301
+    with invocation.open_catalog() as catalog:
+        records = find(catalog, item, kind).records
+        invocation.output.details((_full_record(catalog, record) for record in records), _RECORD_COLUMNS)
+
+
+@click.command(cls=Command)
+@click.argument("item")
+@_kind_option
+@click.pass_obj
+def where(invocation: Invocation, item: str, kind: Kind) -> None:
+    """Print where the bytes of the documents that ITEM names lie, and those of their variants.
+
+    ITEM is an id, a URL, an artifact id, or a digest or its first characters (4 or more). For a digest these are the
+    places of that content only.
+
+    \b
+    Example:
+      kvcatalog where doi:10.1234/abc
+      kvcatalog where 84695122 --format csv
+    """  # noqa: D301
+    with invocation.open_catalog() as catalog:
+        invocation.output.rows(_places(catalog, find(catalog, item, kind)), _WHERE_COLUMNS)
+
+
+@click.command(cls=Command)
+@click.argument("items", nargs=-1, required=True, metavar="ITEM... | -")
+@click.option(
+    "--kind", type=click.Choice(get_args(HaveKind)), default="any", help="What the items are.", show_default=True
+)
+@click.pass_obj
+def have(invocation: Invocation, items: tuple[str, ...], kind: HaveKind) -> ExitStatus:
+    """Tell for each ITEM whether it is in the catalog; `-` reads items from standard input, one on a line.
+
+    An ITEM is the path of a file (found by its content), a whole digest, a URL, or an artifact id. The exit status is 0
+    if all are there and 1 if one is not. `--format ids` prints the ids of the records that hold them.
+
+    \b
+    Example:
+      kvcatalog have https://example.org/a.pdf || wget https://example.org/a.pdf
+      kvcatalog --format csv have - --kind url < urls.txt
+    """  # noqa: D301
+    missing = 0
+
+    def rows(catalog: CatalogStore) -> Iterator[dict[str, Any]]:
+        nonlocal missing
+        asked = (_as_asked(item, kind) for item in _listed(items))
+        for possession in catalog.have(asked, kind=kind):
+            missing += not possession.records
+            ids = [record.id for record in possession.records]
+            yield {
+                "item": possession.item,
+                "kind": possession.kind,
+                "held": bool(ids),
+                "ids": ids,
+                "records": [asdict(record) for record in possession.records],
+            }
+
+    with invocation.open_catalog() as catalog:
+        invocation.output.rows(rows(catalog), _HAVE_COLUMNS, identity="ids")
+    return ExitStatus.FINDINGS if missing else ExitStatus.DONE
+
+
+def _full_record(catalog: CatalogStore, record: DocumentRecord) -> dict[str, Any]:
+    return {
+        **asdict(record),
+        "blob": blob_state(record.storage_uri, record.bytes),
+        "variants": [
+            {
+                "id": variant.id,
+                "variant": variant.variant,
+                "content_type": variant.content_type,
+                "bytes": variant.bytes,
+                "sha256": variant.sha256,
+                "storage_uri": variant.storage_uri,
+                "created_at": variant.created_at,
+                "blob": blob_state(variant.storage_uri, variant.bytes),
+            }
+            for variant in catalog.get_variants(record.id)
+        ],
+        "twins": list(_twins(catalog, record)),
+        "conflicts": [
+            {name: value for name, value in asdict(conflict).items() if name != "document_id"}
+            for conflict in catalog.get_conflicts(record.id)
+        ],
+        "sightings": [
+            {"run_id": sighting.run_id, "seen_at": sighting.seen_at}
+            for sighting in catalog.get_sightings(document_id=record.id)
+        ],
+    }
+
+
+def _twins(catalog: CatalogStore, record: DocumentRecord) -> Iterator[dict[str, Any]]:
+    if record.sha256 is None:
+        return
+    for twin in catalog.get_by_sha256(record.sha256):
+        if twin.id != record.id:
+            yield {"document_id": twin.id, "variant": None, "storage_uri": twin.storage_uri}
+    for variant in catalog.get_variants_by_sha256(record.sha256):
+        yield {
+            "document_id": variant.document_id,
+            "variant": variant.variant,
+            "storage_uri": variant.storage_uri,
+        }
+
+
+def _places(catalog: CatalogStore, found: Found) -> Iterator[dict[str, Any]]:
+    for record in found.records:
+        blobs: tuple[DocumentRecord | VariantRecord, ...] = (record, *catalog.get_variants(record.id))
+        for blob in blobs:
+            if found.sha256 is None or blob.sha256 == found.sha256:
+                yield {
+                    "storage_uri": blob.storage_uri,
+                    "id": record.id,
+                    "variant": blob.variant if isinstance(blob, VariantRecord) else None,
+                    "bytes": blob.bytes,
+                    "sha256": blob.sha256,
+                    "blob": blob_state(blob.storage_uri, blob.bytes),
+                }
+
+
+def _listed(items: tuple[str, ...]) -> Iterator[str]:
+    for item in items:
+        if item == "-":
+            for line in sys.stdin.buffer:
+                if text := line.rstrip(b"\r\n").decode("utf-8", "surrogateescape"):
+                    yield text
+        else:
+            yield item
+
+
+def _as_asked(item: str, kind: HaveKind) -> str | Path:
+    if kind == "file":
+        return Path(item)
+    # A whole digest is one, whatever files lie around; everything else may name a file first.
+    if kind == "any" and not values.is_digest(item) and "\0" not in item and (path := Path(item)).is_file():
+        return path
+    return item

@@ -1,0 +1,41 @@
+"""Progress of long commands: on standard error, and only where a person watches it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kvcatalog.cli.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kvcatalog.migrate import Progress
+
+
+@contextmanager
+def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Show a line that follows an import while the context lasts; yields None where nobody would see it."""
+    if not is_wanted or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TextColumn("{task.fields[lines]} lines", markup=False),
+        progress.TimeRemainingColumn(),
+    )
+    # The program's own standard error lets no control sequence pass.
+    console = Console(file=sys.__stderr__)
+    with progress.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(visible(label), total=None, lines=0)
+
+        def follow(reached: Progress) -> None:
+            bar.update(task, completed=reached.bytes_read, total=reached.bytes_total, lines=reached.lines)
+
+        yield follow

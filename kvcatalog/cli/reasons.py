@@ -1,0 +1,148 @@
+"""The command `why`: who refers to a blob, what would break without it, what happened to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from kvcatalog import uris
+from kvcatalog.cli.command import Command
+from kvcatalog.cli.identify import find
+from kvcatalog.errors import InvalidValueError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvcatalog.cli.invocation import Invocation
+    from kvcatalog.models import JournalEntry
+    from kvcatalog.store.protocol import CatalogStore
+
+
+class _Reference(Struct, frozen=True):
+    """One row of the catalog that names a blob."""
+
+    kind: str
+    document_id: int
+    variant: str | None
+    sha256: str | None
+    storage_uri: str
+
+
+class _Subject(Struct, frozen=True):
+    """What the question is about: the places of blobs, and the documents and the digest that the argument may name."""
+
+    locations: frozenset[str]
+    document_ids: frozenset[int] = frozenset()
+    sha256: str | None = None
+
+
+@click.command(cls=Command)
+@click.argument("item", metavar="PATH|ID|DIGEST")
+@click.pass_obj
+def why(invocation: Invocation, item: str) -> None:
+    """Tell who refers to a blob, what would break without it, and what happened to it.
+
+    What `show` would not find is the path of a file, or a storage URI. `references` are the documents, variants and
+    conflicts at its place, `copies` the same content elsewhere, `journal` what was done to it. The exit status is 3
+    where neither a record nor the journal knows it.
+
+    \b
+    Example:
+      kvcatalog why data/docs/a.pdf
+      kvcatalog --json why 84695122
+    """  # noqa: D301
+    with invocation.open_catalog() as catalog:
+        answer = _answer(catalog, item, _subject(catalog, item))
+    invocation.output.details((answer,), ("item", "without_it"), identity=None)
+
+
+def _subject(catalog: CatalogStore, item: str) -> _Subject:
+    try:
+        found = find(catalog, item)
+    except (NotFoundError, InvalidValueError):
+        # It may be a blob without a record, or what was deleted, of which the journal knows.
+        location = item if uris.has_scheme(item) else uris.file_uri(item)
+        return _Subject(frozenset((location,)), frozenset((int(item),) if item.isdecimal() else ()), item.lower())
+    if found.sha256 is not None:
+        return _Subject(frozenset(each.storage_uri for each in _carriers(catalog, found.sha256)), sha256=found.sha256)
+    variants = (variant for record in found.records for variant in catalog.get_variants(record.id))
+    locations = frozenset(blob.storage_uri for blobs in (found.records, variants) for blob in blobs)
+    return _Subject(locations, frozenset(record.id for record in found.records))
+
+
+def _answer(catalog: CatalogStore, item: str, subject: _Subject) -> dict[str, Any]:
+    references = sorted(_references(catalog, subject.locations), key=lambda each: (each.storage_uri, each.document_id))
+    digests = {each.sha256 for each in references if each.sha256 is not None}
+    copies = [
+        each
+        for digest in sorted(digests)
+        for each in _carriers(catalog, digest)
+        if each.storage_uri not in subject.locations
+    ]
+    journal = [_entry(entry) for entry in _history(catalog, subject)]
+    if not references and not journal:
+        raise NotFoundError(f"nothing refers to {item}, and the journal does not know it")
+    return {
+        "item": item,
+        "without_it": _consequence(references, copies),
+        "references": [asdict(each) for each in references],
+        "copies": [asdict(each) for each in copies],
+        "journal": journal,
+    }
+
+
+def _references(catalog: CatalogStore, locations: frozenset[str]) -> Iterator[_Reference]:
+    for location in locations:
+        for record in catalog.get_by_storage_uri(location):
+            yield _Reference("document", record.id, None, record.sha256, location)
+        for variant in catalog.get_variants_by_storage_uri(location):
+            yield _Reference("variant", variant.document_id, variant.variant, variant.sha256, location)
+    # Conflicts have no index of places: there are few of them.
+    for conflict in catalog.get_conflicts():
+        if conflict.storage_uri in locations:
+            uri = conflict.storage_uri
+            yield _Reference("conflict", conflict.document_id, conflict.variant, conflict.sha256, uri)
+
+
+def _carriers(catalog: CatalogStore, sha256: str) -> Iterator[_Reference]:
+    for record in catalog.get_by_sha256(sha256):
+        yield _Reference("document", record.id, None, sha256, record.storage_uri)
+    for variant in catalog.get_variants_by_sha256(sha256):
+        yield _Reference("variant", variant.document_id, variant.variant, sha256, variant.storage_uri)
+
+
+def _history(catalog: CatalogStore, subject: _Subject) -> Iterator[JournalEntry]:
+    """Yield the entries about the documents, or that name a place or the digest before or after a change."""
+    named = {*subject.locations, *((subject.sha256,) if subject.sha256 else ())}
+    for entry in catalog.journal():
+        touched = entry.document_id in subject.document_ids
+        if touched or any(value in named for change in entry.changes.values() for value in change):
+            yield entry
+
+
+def _entry(entry: JournalEntry) -> dict[str, Any]:
+    return {
+        "sequence": entry.sequence,
+        "at": entry.at,
+        "action": entry.action,
+        "command": entry.command,
+        "document_id": entry.document_id,
+        "variant_id": entry.variant_id,
+        "reason": entry.reason,
+        "changes": entry.changes,
+    }
+
+
+def _consequence(references: list[_Reference], copies: list[_Reference]) -> str:
+    if not references:
+        return "nothing would break: no record refers to it any more"
+    counts = {kind: sum(each.kind == kind for each in references) for kind in ("document", "variant", "conflict")}
+    losers = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
+    places = len({each.storage_uri for each in copies})
+    rescue = (
+        f"the same content lies in {places} other place{'s' * (places != 1)}" if places else "no other copy is known"
+    )
+    return f"{losers} would lose their bytes; {rescue}"

@@ -1,0 +1,52 @@
+"""Text for people: nothing that a terminal would obey, and sizes that can be read."""
+
+from __future__ import annotations
+
+import re
+from typing import TextIO
+
+# C0, DEL and C1 controls; marks, embeddings, overrides and isolates that change the direction of writing; the line and
+# paragraph separators; lone surrogates, which stand for bytes of arguments and file names that are not UTF-8.
+_UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+_TWO_DIGITS_MAX = 0xFF
+_ROUNDED_UP = 999.5
+
+
+def visible(text: str) -> str:
+    r"""Return text on one line, with every character that a terminal may obey written out like `\x1b` or `\u202e`."""
+    return text if text.isprintable() else re.sub(_UNSAFE, _escape, text)
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes with up to three digits and a decimal unit: `999 B`, `1.5 MB`, `12.3 GB`."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if amount < _ROUNDED_UP:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} EB"
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code <= _TWO_DIGITS_MAX else f"\\u{code:04x}"
+
+
+class VisibleStream:
+    """A text stream where everything but line ends is made visible, whoever writes: click, logging, warnings."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text and return its length."""
+        self._stream.write("\n".join(map(visible, text.split("\n"))))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream behind."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Tell whether the stream behind is a terminal."""
+        return self._stream.isatty()

@@ -1,0 +1,216 @@
+"""The configuration of storage and catalog, and where its values come from.
+
+A value comes from the first of these that gives it: a flag of the command line, an environment variable
+(`KVCATALOG_CATALOG__PATH`), the configuration file (YAML or TOML), the default. Relative paths stay as they are given;
+what opens them makes them absolute.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from msgspec import Struct
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+from kvcatalog.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "KVCATALOG_"
+
+Origin = Literal["flag", "environment", "file", "default"]
+Values = Mapping[str, object]
+_NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class StorageConfig(_Section):
+    """Where blobs lie and how their paths are chosen."""
+
+    backend: Literal["fs", "s3"] = "fs"
+    root_dir: _NonEmpty = "data/docs"
+    layout: Literal["policy_path", "cas"] = "policy_path"
+    cas_prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")] = "sha256"
+    hardlink_dedup: bool = True
+    policy_links: bool = False
+    s3_bucket: _NonEmpty | None = None
+    s3_prefix: str = "docs/"
+    s3_storage_class: _NonEmpty = "STANDARD"
+    s3_endpoint_url: _NonEmpty | None = None
+    s3_region: _NonEmpty | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.backend == "s3" and self.s3_bucket is None:
+            raise ValueError("backend s3 needs s3_bucket")
+        if self.policy_links and self.layout != "cas":
+            raise ValueError("policy_links needs layout cas")
+        return self
+
+
+class CatalogConfig(_Section):
+    """Where the catalog lies and what it does at each registration.
+
+    `path` is a folder, or `dynamodb://TABLE?region=…` with the backend dynamodb. `retention_days` 0 keeps for ever.
+    With `enabled` false nothing is hashed for the catalog or registered.
+    """
+
+    enabled: bool = True
+    backend: Literal["lmdb", "dynamodb"] = "lmdb"
+    path: _NonEmpty = "state/catalog.lmdb"
+    durability: Literal["full", "relaxed"] = "full"
+    compute_sha256: bool = True
+    verify_on_register: bool = False
+    retention_days: Annotated[int, Field(ge=0)] = 0
+    orphan_ttl_days: Annotated[int, Field(ge=0)] = 7
+    map_size_bytes: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.backend == "dynamodb") != self.path.startswith("dynamodb://"):
+            raise ValueError("backend dynamodb and a path that begins with dynamodb:// go together")
+        return self
+
+
+class ContentDownloadConfig(_Section):
+    """The whole configuration."""
+
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+
+
+class ConfigEntry(Struct, frozen=True):
+    """One value in force; `key` is dotted, `origin` says which source gave it."""
+
+    key: str
+    value: str | int | bool | None
+    origin: Origin
+
+
+def load_config(path: str | os.PathLike[str] | None = None, overrides: Values | None = None) -> ContentDownloadConfig:
+    """Return the configuration from a file, the environment and `overrides`, which are nested like the file and win.
+
+    ConfigError names the key and the source of what is refused.
+    """
+    return _validated(_sources(path, overrides))
+
+
+def explain_config(
+    path: str | os.PathLike[str] | None = None, overrides: Values | None = None
+) -> tuple[ConfigEntry, ...]:
+    """Return every value in force with its origin; arguments and errors as in `load_config`."""
+    sources = _sources(path, overrides)
+    config = _validated(sources)
+    return tuple(
+        ConfigEntry(f"{section}.{key}", value, _origin(sources, (section, key)))
+        for section, contents in config.model_dump().items()
+        for key, value in contents.items()
+    )
+
+
+class _Source(Struct, frozen=True):
+    origin: Origin
+    name: str
+    values: Values
+
+
+class _Environment(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__")
+
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+
+
+def _sources(path: str | os.PathLike[str] | None, overrides: Values | None) -> tuple[_Source, ...]:
+    """Return the sources, the strongest first."""
+    file = () if path is None else (_Source("file", os.fspath(path), _read_file(Path(path))),)
+    return (
+        _Source("flag", "the command line", overrides or {}),
+        _Source("environment", "the environment", _read_environment()),
+        *file,
+    )
+
+
+def _read_file(path: Path) -> Values:
+    try:
+        text = path.read_text(encoding="utf-8")
+        match path.suffix.lower():
+            case ".toml":
+                contents: object = tomllib.loads(text)
+            case ".yaml" | ".yml":
+                contents = yaml.safe_load(text)
+            case _:
+                raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .toml")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if contents is None:
+        return {}
+    if not isinstance(contents, dict):
+        raise ConfigError(f"{path}: must hold the sections {' and '.join(ContentDownloadConfig.model_fields)}")
+    return contents
+
+
+def _read_environment() -> Values:
+    sections = tuple(ContentDownloadConfig.model_fields)
+    for name in os.environ:
+        # What other programs set under our prefix (service links of Kubernetes) is theirs; what begins like a section
+        # and is none is a slip of the pen.
+        section, delimiter, _ = name.lower().removeprefix(ENVIRONMENT_PREFIX.lower()).partition("__")
+        meant = name.upper().startswith(tuple(f"{ENVIRONMENT_PREFIX}{known}_".upper() for known in sections))
+        if meant and not (delimiter and section in sections):
+            raise ConfigError(f"{name} in the environment: section and key are joined by two underscores")
+    try:
+        return EnvSettingsSource(_Environment)()
+    except SettingsError as error:
+        raise ConfigError(f"the environment: {error}: {error.__cause__}") from error
+
+
+def _validated(sources: tuple[_Source, ...]) -> ContentDownloadConfig:
+    merged: Values = {}
+    for source in reversed(sources):
+        merged = _merged(merged, source.values)
+    try:
+        return ContentDownloadConfig.model_validate(merged)
+    except ValidationError as error:
+        reasons = [_reason(sources, details["loc"], details["msg"], details["type"]) for details in error.errors()]
+        raise ConfigError("; ".join(reasons)) from error
+
+
+def _merged(weaker: Values, stronger: Values) -> Values:
+    result = dict(weaker)
+    for key, value in stronger.items():
+        below = result.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = _merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _reason(sources: tuple[_Source, ...], location: tuple[str | int, ...], message: str, kind: str) -> str:
+    key = ".".join(map(str, location)) or "configuration"
+    text = "there is no such key" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
+    name = next((source.name for source in sources if _holds(source.values, location)), None)
+    return f"{key}: {text}" + (f" ({name})" if name else "")
+
+
+def _origin(sources: tuple[_Source, ...], location: tuple[str, ...]) -> Origin:
+    return next((source.origin for source in sources if _holds(source.values, location)), "default")
+
+
+def _holds(contents: Values, location: tuple[str | int, ...]) -> bool:
+    inner: object = contents
+    for key in location:
+        if not isinstance(inner, Mapping) or key not in inner:
+            return False
+        inner = inner[key]
+    return True

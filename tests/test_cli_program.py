@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+import kvcatalog
+from kvcatalog import errors
+from kvcatalog.cli import exit_status
+from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.cli.group import group, run
+from kvcatalog.store import open_catalog
+
+COMMANDS = (
+    ["show"],
+    ["where"],
+    ["have"],
+    ["why"],
+    ["search"],
+    ["stats"],
+    ["dedup-report"],
+    ["import-manifest"],
+    ["config", "show"],
+)
+PROGRAM = (sys.executable, "-c", "from kvcatalog.cli import main; main()")
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.upper().startswith("KVCATALOG_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(Path(kvcatalog.__file__).parents[1]))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A catalog with one document."""
+    location = tmp_path / "catalog.lmdb"
+    with open_catalog(str(location)) as catalog:
+        catalog.register(artifact_id="a", source_url="u", resolver="r", bytes=1, storage_uri="s3://b/k")
+    return location
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", [[], *COMMANDS])
+    def test_help_fits_a_screen_and_has_an_example(
+        self, command: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run([*command, "--help"]) == ExitStatus.DONE
+        lines = capsys.readouterr().out.splitlines()
+        assert "  Example:" in lines
+        assert len(lines) <= 45
+        assert max(map(len, lines)) <= 90
+
+    def test_the_group_tells_every_command_and_status(self, capsys: pytest.CaptureFixture[str]) -> None:
+        run(["--help"])
+        text = capsys.readouterr().out
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            assert command.name == name
+            assert re.search(rf"^  {name} ", text, re.MULTILINE)
+        for status, meaning in exit_status.MEANINGS.items():
+            assert re.search(rf"^  {int(status)} +{meaning}$", text, re.MULTILINE)
+        assert set(exit_status.MEANINGS) == set(ExitStatus)
+
+    def test_help_imports_no_command_and_nothing_slow(self) -> None:
+        script = (
+            "import sys; from kvcatalog.cli.group import run; run(['--help']); "
+            "print(sorted(name for name in sys.modules if name.startswith('kvcatalog.cli.')), "
+            "{'pydantic', 'rich', 'lmdb', 'boto3', 'opentelemetry'} & sys.modules.keys(), file=sys.stderr)"
+        )
+        ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+        assert "lookup" not in ran.stderr
+        assert ran.stderr.endswith("set()\n")
+
+
+class TestFailures:
+    def test_errors_are_json_where_results_are(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for options in (["--json"], ["--format", "jsonl"], ["--format=json"]):
+            assert run(["--catalog", str(path), *options, "show", "none\x7f"]) == ExitStatus.NOT_FOUND
+            message = capsys.readouterr().err
+            error = json.loads(message)["error"]
+            assert (error["type"], error["status"]) == ("NotFoundError", 3)
+            assert error["advice"]
+            assert "\x7f" not in message
+
+    def test_usage_errors_are_json_too(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["--catalog", str(path), "show", "--json", "--colour", "1"]) == ExitStatus.USAGE
+        assert "--colour" in json.loads(capsys.readouterr().err)["error"]["message"]
+
+    @pytest.mark.parametrize(
+        "arguments", [["show"], ["shwo"], ["--format", "xml", "stats"], ["search", "--limit", "-1"]]
+    )
+    def test_usage(self, path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+        assert run(["--catalog", str(path), *arguments]) == ExitStatus.USAGE
+        written = capsys.readouterr()
+        assert written.out == ""
+        assert "--help" in written.err
+
+    def test_a_missing_catalog_is_unavailable_and_not_created(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["--catalog", str(tmp_path / "none"), "stats"]) == ExitStatus.UNAVAILABLE
+        assert "Check --catalog" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
+
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (errors.NotFoundError("x"), ExitStatus.NOT_FOUND),
+            (errors.FilterSyntaxError("x", "y"), ExitStatus.USAGE),
+            (errors.ManifestError("x"), ExitStatus.USAGE),
+            (errors.CatalogLockedError("x"), ExitStatus.LOCKED),
+            (errors.StorageFullError("x"), ExitStatus.UNAVAILABLE),
+            (errors.CorruptRecordError("x"), ExitStatus.UNAVAILABLE),
+            (OSError(5, "Input/output error"), ExitStatus.UNAVAILABLE),
+            (RuntimeError("a\x1bb"), ExitStatus.UNAVAILABLE),
+        ],
+    )
+    def test_every_error_has_its_status(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, status: ExitStatus
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("kvcatalog.store.open_catalog", fail)
+        assert run(["--catalog", "x", "stats"]) == status
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        assert "\x1b" not in message
+        assert run(["-v", "--catalog", "x", "stats"]) == status
+        message = capsys.readouterr().err
+        assert "Traceback" in message
+        assert "\x1b" not in message
+
+    def test_an_interrupted_command_says_so(self, path: Path) -> None:
+        command = [*PROGRAM, "--catalog", str(path), "have", "-"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            time.sleep(1.5)
+            process.send_signal(signal.SIGINT)
+            _, message = process.communicate(timeout=60)
+        assert process.returncode == ExitStatus.INTERRUPTED
+        assert message == b"kvcatalog: interrupted\n"
+
+    def test_a_reader_that_leaves_is_no_error(self, path: Path) -> None:
+        script = f"{sys.executable} -c 'from kvcatalog.cli import main; main()' --catalog {path}"
+        items = "x\\n" * 3
+        pipeline = f"yes '{items}' | head -200000 | {{ {script} --format jsonl have -; echo $? >&2; }} | head -1"
+        ran = subprocess.run(["bash", "-c", pipeline], check=False, capture_output=True, text=True, timeout=60)
+        assert ran.stderr == "0\n"
+        assert len(ran.stdout.splitlines()) == 1
+
+    def test_a_full_device_is_an_error(self, path: Path) -> None:
+        with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+            command = [*PROGRAM, "--catalog", str(path), "stats"]
+            ran = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert ran.returncode == ExitStatus.UNAVAILABLE
+        assert "No space left" in ran.stderr
+
+    def test_closed_streams_are_no_place_for_a_database(self, path: Path) -> None:
+        script = f"exec {sys.executable} -c 'from kvcatalog.cli import main; main()' --catalog {path}"
+        for closed in ("<&- >&-", "<&- >&- 2>&-"):
+            ran = subprocess.run(["bash", "-c", f"{script} show 1 {closed}"], check=False, timeout=60)
+            assert ran.returncode == ExitStatus.DONE
+            ran = subprocess.run(["bash", "-c", f"{script} show none {closed}"], check=False, timeout=60)
+            assert ran.returncode == ExitStatus.NOT_FOUND
+
+
+def test_show_imports_no_more_than_it_needs(path: Path) -> None:
+    script = (
+        "import sys; from kvcatalog.cli.group import run; "
+        f"status = run(['--catalog', {str(path)!r}, 'show', '1']); "
+        "sys.exit(status or repr({'pydantic', 'yaml', 'rich', 'boto3', 'opentelemetry'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert ran.stderr == "set()\n"
+
+
+@pytest.mark.parametrize(("command", "status"), [(b"show", ExitStatus.USAGE), (b"why", ExitStatus.NOT_FOUND)])
+def test_arguments_that_are_not_utf8_are_answered(path: Path, command: bytes, status: ExitStatus) -> None:
+    arguments: list[str | bytes] = [*PROGRAM, "--catalog", str(path), command, b"\xff.pdf"]
+    ran = subprocess.run(arguments, check=False, capture_output=True, timeout=60)
+    assert ran.returncode == status
+    assert (b"lone surrogate" if status == ExitStatus.USAGE else b"\\udcff.pdf") in ran.stderr
