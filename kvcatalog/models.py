@@ -150,6 +150,14 @@ class Root(Struct, frozen=True, gc=False):
     cas_prefix: str
 
 
+class CatalogIdentity(Struct, frozen=True, gc=False):
+    """Which catalog this is; one that was restored from a backup has another generation."""
+
+    uuid: str
+    generation: int
+    created_at: datetime
+
+
 class Totals(Struct, frozen=True, gc=False):
     """How many documents, and the sum of their sizes in bytes."""
 
@@ -183,6 +191,7 @@ class CatalogStats(Struct, frozen=True, gc=False):
 
 __all__ = [
     "UNSET",
+    "CatalogIdentity",
     "CatalogStats",
     "Conflict",
     "DocumentRecord",

@@ -12,6 +12,7 @@ from kvcatalog.store.changes import key_of_conflict
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 
 Pairs = Counter[tuple[bytes, bytes]]
+Totals = dict[tuple[str, str], tuple[int, int]]
 
 
 def assert_consistent(catalog: LmdbCatalog) -> None:
@@ -83,31 +84,35 @@ def assert_duplicates(transaction: ReadTransaction, documents: dict[bytes, Any],
 def assert_counters(
     transaction: ReadTransaction, documents: dict[bytes, Any], variants: dict[bytes, Any], conflicts: int
 ) -> None:
-    expected: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-
-    def add(name: str, label: str, size: int, count: int = 1) -> None:
-        expected[name, label][0] += count
-        expected[name, label][1] += size
-
-    for row in documents.values():
-        for name, label in schema.totals_of(row):
-            add(name, label, row.size)
-    for row in variants.values():
-        add("variants", "", row.size)
+    expected = expected_totals(documents, variants)
     for _, row in decoded(transaction, schema.DUPLICATES, schema.DUPLICATE_CODEC):
         if row.documents > 1:
-            add("duplicate groups", "", 0)
-            add("duplicates", "", (row.documents - 1) * row.size, row.documents - 1)
-    if conflicts:
-        add("conflicts", "", 0, conflicts)
-    if sightings := transaction.entries(schema.SIGHTINGS):
-        add("sightings", "", 0, sightings)
+            add(expected, "duplicate groups", 1, 0)
+            add(expected, "duplicates", row.documents - 1, (row.documents - 1) * row.size)
+    add(expected, "conflicts", conflicts, 0)
+    add(expected, "sightings", transaction.entries(schema.SIGHTINGS), 0)
     for name, label, count, size in stored_counters(transaction):
         if name.startswith("last "):
             assert count >= expected_last(transaction, name), name
         else:
-            assert expected.pop((name, label)) == [count, size], name
+            assert expected.pop((name, label)) == (count, size), name
     assert not expected
+
+
+def expected_totals(documents: dict[bytes, Any], variants: dict[bytes, Any]) -> Totals:
+    expected: Totals = {}
+    for row in documents.values():
+        for name, label in schema.totals_of(row):
+            add(expected, name, 1, row.size, label)
+    for row in variants.values():
+        add(expected, "variants", 1, row.size)
+    return expected
+
+
+def add(totals: Totals, name: str, count: int, size: int, label: str = "") -> None:
+    if count:
+        before = totals.get((name, label), (0, 0))
+        totals[name, label] = before[0] + count, before[1] + size
 
 
 def stored_counters(transaction: ReadTransaction) -> Iterator[tuple[str, str, int, int]]:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ contents = st.fixed_dictionaries(
         "storage_uri": st.sampled_from(URIS),
     }
 )
-moments = st.none() | st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
+day = timedelta(days=1)
+moments = st.none() | st.datetimes(datetime.min + day, datetime.max - day, timezones=st.just(UTC))
 keys = st.fixed_dictionaries({"artifact_id": artifacts, "source_url": urls, "resolver": resolvers})
 
 
@@ -70,7 +71,7 @@ class CatalogMachine(RuleBasedStateMachine):
     @rule(key=keys, content=contents, run=runs, content_type=content_types, created=moments, replaces=st.booleans())
     def register(
         self,
-        key: dict[str, str],
+        key: dict[str, Any],
         content: dict[str, Any],
         run: str | None,
         content_type: str | None,
@@ -89,13 +90,13 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(key=keys, content=contents, run=runs, content_type=content_types)
     def register_or_get(
-        self, key: dict[str, str], content: dict[str, Any], run: str | None, content_type: str | None
+        self, key: dict[str, Any], content: dict[str, Any], run: str | None, content_type: str | None
     ) -> None:
         record = self.catalog.register_or_get(**key, **content, run_id=run, content_type=content_type)
         self.registered(key, content, run, content_type, None, False, record, None)
 
     @rule(requests=st.lists(st.tuples(keys, contents, runs), max_size=6), batch_size=st.integers(1, 7))
-    def register_many(self, requests: list[tuple[dict[str, str], dict[str, Any], str | None]], batch_size: int) -> None:
+    def register_many(self, requests: list[tuple[dict[str, Any], dict[str, Any], str | None]], batch_size: int) -> None:
         stream = (RegistrationRequest(**key, **content, run_id=run) for key, content, run in requests)
         results = self.catalog.register_many(stream, batch_size=batch_size)
         for (key, content, run), result in zip(requests, results, strict=True):
@@ -103,7 +104,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
     def registered(
         self,
-        key: dict[str, str],
+        key: dict[str, Any],
         content: dict[str, Any],
         run: str | None,
         content_type: str | None,
@@ -240,6 +241,20 @@ class CatalogMachine(RuleBasedStateMachine):
             for variant in self.catalog.get_variants(key)
         }
         assert variants == self.variants
+
+    @invariant()
+    def figures_follow(self) -> None:
+        stats = self.catalog.stats()
+        records = self.documents.values()
+        assert (stats.documents, stats.bytes) == (len(records), sum(record.bytes for record in records))
+        assert stats.documents_without_sha256 == sum(record.sha256 is None for record in records)
+        assert (stats.variants, stats.conflicts) == (len(self.variants), len(self.conflicts))
+        by_content_type: dict[str, tuple[int, int]] = {}
+        for record in records:
+            label = (record.content_type or "").partition(";")[0].lower()
+            count, size = by_content_type.get(label, (0, 0))
+            by_content_type[label] = count + 1, size + record.bytes
+        assert {key: (each.documents, each.bytes) for key, each in stats.by_content_type.items()} == by_content_type
 
     @invariant()
     def derived_rows_follow(self) -> None:

@@ -1,6 +1,7 @@
 """Registering: idempotence, enrichment, conflicts, sightings, and what is refused."""
 
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 @pytest.fixture
-def catalog(tmp_path: Path, engine_kind: int) -> Any:
+def catalog(tmp_path: Path, engine_kind: int) -> Iterator[LmdbCatalog]:
     with open_catalog(tmp_path / "state" / "catalog.lmdb") as opened:
         yield opened
         assert_consistent(opened)
@@ -75,6 +76,15 @@ def test_other_bytes_are_kept_as_a_conflict_until_they_are_made_the_content(cata
     assert [entry.action for entry in catalog.journal(document_id=1)] == ["replace"]
 
 
+def test_a_conflict_that_ends_leaves_the_others_at_its_place(catalog: LmdbCatalog) -> None:
+    catalog.register(**DOCUMENT)
+    others = [DOCUMENT | {"bytes": 5, "sha256": digit * 64, "storage_uri": "s3://bucket/one"} for digit in "cd"]
+    for other in others:
+        catalog.register(**other)
+    catalog.register(**others[0], on_conflict="replace")
+    assert [conflict.sha256 for conflict in catalog.get_conflicts()] == ["d" * 64]
+
+
 def test_a_digest_enriches_and_the_place_it_was_computed_at_comes_with_it(catalog: LmdbCatalog) -> None:
     catalog.register(**DOCUMENT | {"sha256": None})
     result = catalog.register(**DOCUMENT | {"storage_uri": "file:///data/second.pdf"})
@@ -101,7 +111,7 @@ def test_ids_are_never_reused(catalog: LmdbCatalog) -> None:
 
 def test_size_digest_and_place_change_only_together(catalog: LmdbCatalog) -> None:
     catalog.register(**DOCUMENT)
-    with pytest.raises(InvalidValueError, match="sha256: .* give all three"):
+    with pytest.raises(InvalidValueError, match=r"sha256: .* give all three"):
         catalog.update(1, bytes=5)
     changed = catalog.update(1, bytes=5, sha256=None, storage_uri="s3://b/k", reason="moved by hand")
     assert (changed.bytes, changed.sha256, changed.storage_uri) == (5, None, "s3://b/k")

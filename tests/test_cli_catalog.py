@@ -34,7 +34,7 @@ class Ran(NamedTuple):
     err: str
 
     @property
-    def json(self) -> Any:  # noqa: ANN401
+    def json(self) -> Any:
         return json.loads(self.out)
 
 
@@ -103,7 +103,7 @@ def cli(path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     return call
 
 
-def program(*arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+def program(*arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from kvcatalog.cli import main; main()", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **settings)
 

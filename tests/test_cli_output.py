@@ -57,7 +57,7 @@ def test_no_control_or_bidirectional_character_reaches_a_terminal(
     first: str,
     second: str,
     output_format: Format,
-    detail: bool,  # noqa: FBT001
+    detail: bool,
 ) -> None:
     rows = [{"id": first, "name": second, "nested": [{"note": first}]}]
     text = written(output_format, rows, terminal=True, detail=detail)
@@ -161,7 +161,7 @@ def test_a_long_table_streams() -> None:
     stream = io.StringIO()
     seen: list[int] = []
 
-    def rows() -> Any:  # noqa: ANN401
+    def rows() -> Any:
         for number in range(2500):
             seen.append(stream.tell())
             yield {"id": number}

@@ -1,17 +1,23 @@
 """Rows of upkeep: checks with their queue, announcements of gc, holds."""
 
+from functools import partial
 from pathlib import Path
 
 from kvcatalog import open_catalog, schema
+from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.schema import CheckRow, CondemnedRow, HoldRow
 from kvcatalog.store import changes
 from tests.invariants import assert_consistent
 
 
+def put_check(row: CheckRow, transaction: WriteTransaction) -> None:
+    changes.put_check(transaction, row)
+
+
 def test_a_check_takes_the_place_of_the_one_before_in_the_queue(tmp_path: Path) -> None:
     with open_catalog(tmp_path / "catalog") as catalog:
         for row in (CheckRow(1, "a", 30, "ok"), CheckRow(1, "b", -20, "missing"), CheckRow(1, "a", 10, "corrupt")):
-            catalog._writer.submit(lambda transaction, row=row: changes.put_check(transaction, row))
+            catalog._writer.submit(partial(put_check, row))
             assert_consistent(catalog)
         with catalog._environment.read() as transaction:
             queue = [key[8:] for key, _ in transaction.items(schema.CHECKS_BY_TIME)]

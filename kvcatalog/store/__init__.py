@@ -28,10 +28,11 @@ def open_catalog(
     from kvcatalog.store.opening import open_lmdb_catalog
 
     if isinstance(target, str | os.PathLike):
-        path, settings = os.fspath(target), {}
+        path, durable, map_size_bytes = os.fspath(target), True, None
     else:
-        path = target.path
-        settings = {"map_size_bytes": target.map_size_bytes, "durable": target.durability == "full"}
+        path, durable, map_size_bytes = target.path, target.durability == "full", target.map_size_bytes
     if "://" in path:
         raise ConfigError(f"catalog {path}: only the path of a folder can be opened")
-    return open_lmdb_catalog(path, create=create, read_only=read_only, command=command, **settings)
+    return open_lmdb_catalog(
+        path, create=create, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes, command=command
+    )

@@ -62,6 +62,8 @@ class LmdbCatalog:
         self._roots = reading.RootCache()
         self._writer = Writer(environment, COUNTERS, write_tally)
         self._closed = False
+        with environment.read() as transaction:
+            self.identity = reading.read_identity(transaction)
 
     @property
     def path(self) -> Path:

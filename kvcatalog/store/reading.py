@@ -10,13 +10,15 @@ from kvcatalog.errors import CorruptRecordError
 from kvcatalog.kv.keys import prefix_end
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction
-from kvcatalog.models import Conflict, DocumentRecord, JournalEntry, Root, VariantRecord
+from kvcatalog.models import CatalogIdentity, Conflict, DocumentRecord, JournalEntry, Root, VariantRecord
 from kvcatalog.schema import (
     BY_KEY,
     CONFLICT_CODEC,
     CONFLICTS,
     DOCUMENT_CODEC,
     DOCUMENTS,
+    IDENTITY_CODEC,
+    IDENTITY_KEY,
     META,
     ROOT_CODEC,
     ROOTS,
@@ -36,6 +38,15 @@ from kvcatalog.schema import (
 from kvcatalog.store.roots import RootMap
 
 Row = TypeVar("Row")
+
+
+def read_identity(transaction: ReadTransaction) -> CatalogIdentity:
+    """Return which catalog this is."""
+    value = transaction.get(META, IDENTITY_KEY)
+    if value is None:
+        raise CorruptRecordError("the catalog has lost its identity")
+    row = IDENTITY_CODEC.decode(IDENTITY_KEY, value)
+    return CatalogIdentity(row.uuid, row.generation, from_micros(row.created))
 
 
 class RootCache:

@@ -38,7 +38,7 @@ class Tally:
         """Put the counters back; those of nothing are removed."""
         for (name, label), row in self._rows.items():
             key = counter_key(name, label)
-            if row.count or row.size:
+            if row.count:
                 self._transaction.put(COUNTERS, key, COUNTER_CODEC.encode(key, row))
             else:
                 self._transaction.delete(COUNTERS, key)
