@@ -49,7 +49,7 @@ SIGHTINGS_BY_DOCUMENT = Table("sightings_by_document")  # document id, run -> no
 CONFLICTS = Table("conflicts")  # document id, variant's name, NUL, content -> what came; same key, other bytes
 CONFLICTS_BY_STORAGE_URI = Table("conflicts_by_storage_uri", sets=True)  # hash of the location -> document ids
 
-LINKS = Table("links")  # location -> document id; further names of a blob that a record owns
+LINKS = Table("links")  # location, document id -> path in full; further names of a blob that a record owns
 LINKS_BY_DOCUMENT = Table("links_by_document")  # document id, location -> nothing
 
 DUPLICATES = Table("duplicates")  # digest -> how many documents and variants carry it, where that is above one
@@ -288,6 +288,11 @@ def location_hash(root: int | None, path: str) -> bytes:
 def sighting_key(run_id: str, document_id: int) -> bytes:
     """Return the key of a sighting."""
     return name_key(run_id) + b"\0" + id_key(document_id)
+
+
+def link_key(root: int | None, path: str, document_id: int) -> bytes:
+    """Return the key of a link; several documents may own a blob at one place."""
+    return location_key(root, path) + id_key(document_id)
 
 
 def conflict_key(document_id: int, variant: str | None, content: bytes) -> bytes:

@@ -32,7 +32,7 @@ def assert_consistent(catalog: LmdbCatalog) -> None:
         }
         assert set(stored(transaction, schema.CONFLICTS_BY_STORAGE_URI)) == by_location
         assert all(key == key_of_conflict(schema.id_of(key[:8]), row) for key, row in conflicts.items())
-        by_document = {(schema.id_key(row.document_id) + key, b"") for key, row in links.items()}
+        by_document = {(key[-8:] + key[:-8], b"") for key in links}
         assert set(stored(transaction, schema.LINKS_BY_DOCUMENT)) == by_document
         owners = {key[:8] for key in conflicts} | {schema.id_key(row.document_id) for row in links.values()}
         owners |= {schema.id_key(row.document_id) for row in variants.values()}

@@ -51,6 +51,7 @@ from kvcatalog.schema import (
     digest_key,
     id_key,
     id_of,
+    link_key,
     location_key,
     name_key,
     sighting_key,
@@ -137,9 +138,9 @@ def put_sighting(transaction: WriteTransaction, document_id: int, run_id: str, s
 
 def put_link(transaction: WriteTransaction, row: LinkRow) -> None:
     """Remember a further name of a document's blob."""
-    key = location_key(row.root, row.path)
+    key = link_key(row.root, row.path, row.document_id)
     transaction.put(LINKS, key, LINK_CODEC.encode(key, row))
-    transaction.put(LINKS_BY_DOCUMENT, id_key(row.document_id) + key, b"")
+    transaction.put(LINKS_BY_DOCUMENT, id_key(row.document_id) + location_key(row.root, row.path), b"")
 
 
 def put_check(transaction: WriteTransaction, row: CheckRow) -> None:
@@ -208,7 +209,7 @@ def delete_document(transaction: WriteTransaction, document_id: int, row: Docume
         Tally.of(transaction).add("sightings", count=-1)
     for key in reading.keys_with_prefix(transaction, LINKS_BY_DOCUMENT, prefix):
         transaction.delete(LINKS_BY_DOCUMENT, key)
-        transaction.delete(LINKS, key[len(prefix) :])
+        transaction.delete(LINKS, key[len(prefix) :] + prefix)
     put_document(transaction, document_id, row, None)
 
 
