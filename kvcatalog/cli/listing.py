@@ -167,5 +167,7 @@ class _Pages:
 
 
 def _by_bytes(name: str, totals: Mapping[str, Totals]) -> list[dict[str, Any]]:
-    rows = [{name: value or None, "documents": total.documents, "bytes": total.bytes} for value, total in totals.items()]
+    rows = [
+        {name: value or None, "documents": total.documents, "bytes": total.bytes} for value, total in totals.items()
+    ]
     return sorted(rows, key=lambda row: (-row["bytes"], row[name] or ""))
