@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvcatalog import __version__, values
+from kvcatalog import values
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram
@@ -79,7 +79,7 @@ def _instruments() -> _Instruments | None:
 def _make() -> _Instruments:
     from opentelemetry import metrics
 
-    meter = metrics.get_meter("kvcatalog", __version__)
+    meter = metrics.get_meter("kvcatalog")
     return _Instruments(
         dedup_hits=meter.create_counter(
             "contentdownload_dedup_hits_total", description="Stored documents whose content was there already"

@@ -46,7 +46,7 @@ class Output:
             self._write_machine_readable(rows, columns, identity)
 
     def details(self, rows: Iterable[Row], columns: Sequence[str], *, identity: str | None = "id") -> None:
-        """Write each row by itself where the format is table: a line for each value, uncut, and a table for each list."""
+        """Write each row by itself where the format is table: a line for each value, a table for each list."""
         if self.format != "table":
             self._write_machine_readable(rows, columns, identity)
             return
