@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from kvcatalog.migrate.lines import Line
+if TYPE_CHECKING:
+    from kvcatalog.migrate.lines import Line
 
 WORKS_MAX = 50_000
 BYTES_MAX = 64 << 20

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -16,7 +14,6 @@ from kvcatalog.digest import sha256_file
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.migrate.lines import BrokenLineError, Claim
 from kvcatalog.migrate.places import Place, Places
-from kvcatalog.migrate.report import Tally
 from kvcatalog.models import (
     DocumentRecord,
     OnConflict,
@@ -27,21 +24,35 @@ from kvcatalog.models import (
     VariantRegistration,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from kvcatalog.migrate.report import Tally
+
 _THREADS = 32
 
 
 class Target(Protocol):
-    """What an import needs of a catalog."""
+    """What an import needs of a catalog; `CatalogStore` says what the methods do."""
 
     def register_many(
         self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
-    ) -> Iterator[Registration]: ...
+    ) -> Iterator[Registration]:
+        """Register documents."""
+        ...
 
-    def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None: ...
+    def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None:
+        """Return the document under a key."""
+        ...
 
-    def get_by_artifact(self, artifact_id: str) -> list[DocumentRecord]: ...
+    def get_by_artifact(self, artifact_id: str) -> list[DocumentRecord]:
+        """Return the documents of an artifact."""
+        ...
 
-    def get_variants(self, document_id: int) -> list[VariantRecord]: ...
+    def get_variants(self, document_id: int) -> list[VariantRecord]:
+        """Return the variants of a document."""
+        ...
 
     def register_variant(
         self,
@@ -54,9 +65,13 @@ class Target(Protocol):
         sha256: str | None = None,
         created_at: datetime | None = None,
         on_conflict: OnConflict = "keep",
-    ) -> VariantRegistration: ...
+    ) -> VariantRegistration:
+        """Register a variant."""
+        ...
 
-    def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool: ...
+    def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool:
+        """Remember that a run met a document again."""
+        ...
 
 
 class Entry(Struct, gc=False):
@@ -236,9 +251,7 @@ class Batch:
             except OSError:
                 return None
 
-    def _count(
-        self, entry: Entry, record: DocumentRecord, outcome: Outcome, *, is_matched: bool = False
-    ) -> None:
+    def _count(self, entry: Entry, record: DocumentRecord, outcome: Outcome, *, is_matched: bool = False) -> None:
         claim, tally = entry.claim, self._tally
         tally.document()
         tally.figures[outcome] += 1

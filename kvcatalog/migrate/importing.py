@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import structs
 
@@ -19,7 +18,11 @@ from kvcatalog.migrate.lines import BrokenLineError, Line
 from kvcatalog.migrate.places import Places, bases
 from kvcatalog.migrate.rehearsal import rehearsal
 from kvcatalog.migrate.report import ImportReport, LineClass, Progress, Tally
-from kvcatalog.store.protocol import CatalogStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvcatalog.store.protocol import CatalogStore
 
 BATCH_LINES = 10_000
 BATCH_LINES_HASHED = 1_000
@@ -57,13 +60,20 @@ def import_manifest(
     """
     source = None if os.fspath(manifest_path) == "-" else Path(manifest_path)
     segments: list[Path | None] = [None] if source is None else [*reading.segments(source)]
-    resolver = values.required_text("default_resolver", default_resolver)
     places, tally = Places(bases(source, base_dir)), Tally()
     with ExitStack() as stack:
         target = stack.enter_context(rehearsal(catalog)) if dry_run else catalog
         batch = stack.enter_context(closing(Batch(target, places, tally, compute_sha256=compute_sha256)))
-        run = _Import(batch, places, tally, require_files, timezone, resolver, rejects)
-        run.batch_lines = BATCH_LINES_HASHED if compute_sha256 else BATCH_LINES
+        run = _Import(
+            batch,
+            places,
+            tally,
+            require_files=require_files,
+            timezone=timezone,
+            default_resolver=values.required_text("default_resolver", default_resolver),
+            rejects=rejects,
+            batch_lines=BATCH_LINES_HASHED if compute_sha256 else BATCH_LINES,
+        )
         run.read(segments, progress)
     return tally.report(segments=tuple(_name(segment) for segment in segments), dry_run=dry_run)
 
@@ -76,10 +86,12 @@ class _Import:
         batch: Batch,
         places: Places,
         tally: Tally,
-        require_files: bool,  # noqa: FBT001
+        *,
+        require_files: bool,
         timezone: tzinfo,
         default_resolver: str,
         rejects: BinaryIO | None,
+        batch_lines: int,
     ) -> None:
         self._batch = batch
         self._places = places
@@ -91,7 +103,7 @@ class _Import:
         self._attempts = Attempts()
         self._segment = ""
         self._number = 0
-        self.batch_lines = BATCH_LINES
+        self._batch_lines = batch_lines
 
     def read(self, segments: list[Path | None], progress: Callable[[Progress], object] | None) -> None:
         """Import all segments, in order."""
@@ -103,7 +115,7 @@ class _Import:
                 for raw in reading.lines(stream, self._segment, self._reject):
                     self._number += 1
                     self._take(raw)
-                    if len(self._batch) >= self.batch_lines or self._batch.bytes >= BATCH_BYTES:
+                    if len(self._batch) >= self._batch_lines or self._batch.bytes >= BATCH_BYTES:
                         self._flush()
                     if progress and self._number % _PROGRESS_LINES == 0:
                         progress(Progress(self._tally.lines, finished + position(), total))

@@ -147,19 +147,19 @@ def verdict(line: Line) -> str:
     """Return SUCCESS, SUCCESS_IF_FILE_EXISTS, or the word for why the line is no success.
 
     What says failure outweighs what says success. A classification that is in neither list counts as `unknown`.
+    BrokenLineError for a line that states nothing.
     """
     classification = _word("classification", line.classification)
-    if classification in _SUCCESSFUL and line.outcome is None and line.status is None and not line.dry_run:
-        return SUCCESS
     outcome = _word("outcome", line.outcome)
     status = _word("status", line.status)
-    if line.dry_run is True or line.dry_run == 1 or line.dry_run == "true":
+    words = (classification, outcome, status)
+    if line.dry_run in (True, "true"):
         return "dry-run"
-    for word in (classification, outcome, status):
+    for word in words:
         if word in _FAILED:
-            return str(word)
-        if word and word.endswith("_too_large"):
-            return "too_large"
+            return word
+    if any(word.endswith("_too_large") for word in words if word):
+        return "too_large"
     if classification in _SUCCESSFUL or outcome == "success" or status in {"success", "ok"} or line.ok is True:
         return SUCCESS
     if classification is not None:
@@ -179,9 +179,7 @@ def claim(line: Line, *, timezone: tzinfo = UTC, default_resolver: str = "unknow
         return Claim(
             artifact_id=values.required_text("artifact_id", _first(line.artifact_id, line.work_id, line.doc_id) or ""),
             source_url=values.optional_text("source_url", _first(line.source_url, line.url, line.original_url)),
-            resolver=values.required_text(
-                "resolver", _first(line.resolver, line.resolver_name) or default_resolver
-            ),
+            resolver=values.required_text("resolver", _first(line.resolver, line.resolver_name) or default_resolver),
             content_type=values.optional_text("content_type", _first(line.content_type, line.mime)),
             run_id=values.optional_text("run_id", line.run_id),
             size=_size(notes, line.bytes, line.content_length, line.size_bytes),
@@ -229,7 +227,7 @@ def _variants(notes: list[str], line: Line, first_page: int) -> list[tuple[str, 
     return found
 
 
-def _first(*candidates: Any) -> Any:
+def _first(*candidates: Any) -> Any:  # noqa: ANN401
     """Return the first value that says something: not null, not empty text."""
     for value in candidates:
         if value is not None and value != "":
@@ -237,7 +235,7 @@ def _first(*candidates: Any) -> Any:
     return None
 
 
-def _word(field: str, value: Any) -> str | None:
+def _word(field: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
@@ -245,7 +243,7 @@ def _word(field: str, value: Any) -> str | None:
     return value.strip().lower() or None
 
 
-def _size(notes: list[str], *candidates: Any) -> int | None:
+def _size(notes: list[str], *candidates: object) -> int | None:
     dropped = False
     for value in candidates:
         if value is None or value == "":
@@ -259,7 +257,7 @@ def _size(notes: list[str], *candidates: Any) -> int | None:
     return None
 
 
-def _whole_number(value: Any) -> int | None:
+def _whole_number(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -270,13 +268,13 @@ def _whole_number(value: Any) -> int | None:
     return int(match[1]) if match else None
 
 
-def _digest(notes: list[str], *candidates: Any) -> str | None:
+def _digest(notes: list[str], *candidates: object) -> str | None:
     dropped = False
     for value in candidates:
         if value is None or value == "":
             continue
         try:
-            return values.digest("sha256", value)
+            return values.digest("sha256", value)  # type: ignore[arg-type]
         except InvalidValueError:
             dropped = True
     if dropped:
@@ -284,12 +282,12 @@ def _digest(notes: list[str], *candidates: Any) -> str | None:
     return None
 
 
-def _moment(notes: list[str], text: Any, timezone: tzinfo) -> datetime | None:
+def _moment(notes: list[str], text: object, timezone: tzinfo) -> datetime | None:
     if text is None:
         notes.append("timestamp-absent")
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)  # type: ignore[arg-type]
         return values.moment("created_at", moment if moment.tzinfo else moment.replace(tzinfo=timezone))
     except (TypeError, ValueError, OverflowError):
         notes.append("timestamp-unparsable")

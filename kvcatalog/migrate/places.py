@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from kvcatalog.migrate.lines import BrokenLineError
 from kvcatalog.uris import absolute_path, file_path, file_uri, has_scheme
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Place(Struct, gc=False):
@@ -58,7 +61,7 @@ class Places:
 
 
 def bases(manifest_path: Path | None, base_dir: str | os.PathLike[str] | None) -> list[str]:
-    """Return the folders below which relative paths are looked up, in order; standard input lies in the working directory."""
+    """Return the folders below which relative paths are looked up; standard input counts as lying here."""
     folder = absolute_path(manifest_path.parent if manifest_path else ".")
     given = [absolute_path(base_dir)] if base_dir else []
     return [*given, folder, absolute_path("..", folder)]

@@ -8,12 +8,14 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kvcatalog.errors import ManifestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 LINE_BYTES_MAX = 16 << 20
 """A line longer than this is no line of a manifest; it is passed over without being held."""
@@ -146,7 +148,7 @@ class _Counted(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
         count: int = self._raw.readinto(buffer) or 0  # type: ignore[attr-defined]
         self.count += count
         return count
@@ -167,7 +169,7 @@ class _ZstdReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
         while not self._output:
             piece = self._input or self._plain.read(_ZSTD_INPUT_BYTES)
             if not piece:
@@ -195,13 +197,13 @@ class _ZstdReader(io.RawIOBase):
 def _zstd() -> tuple[Callable[[], Any], type[Exception]]:
     """Return what makes a decompressor for one frame, and the error that it raises."""
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         pass
     else:
         return zstd.ZstdDecompressor, zstd.ZstdError
     try:
-        import zstandard  # noqa: PLC0415
+        import zstandard
     except ImportError as error:
         raise ManifestError(
             "a zstd file needs Python 3.14 or the package zstandard: pip install 'kvcatalog[zstd]'"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from kvcatalog.migrate.batch import Target
 from kvcatalog.models import (
     DocumentRecord,
     OnConflict,
@@ -18,7 +16,13 @@ from kvcatalog.models import (
     VariantRecord,
     VariantRegistration,
 )
-from kvcatalog.store.protocol import CatalogStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from kvcatalog.migrate.batch import Target
+    from kvcatalog.store.protocol import CatalogStore
 
 
 @contextmanager
