@@ -136,10 +136,7 @@ def contents(catalog: CatalogStore) -> list[object]:
             (
                 (record.artifact_id, record.source_url, record.resolver),
                 (record.content_type, record.bytes, record.sha256, record.storage_uri, record.run_id),
-                [
-                    (item.variant, item.bytes, item.sha256, item.storage_uri)
-                    for item in catalog.get_variants(record.id)
-                ],
+                [(item.variant, item.bytes, item.sha256, item.storage_uri) for item in catalog.get_variants(record.id)],
                 sorted(sighting.run_id for sighting in catalog.get_sightings(document_id=record.id)),
                 sorted(
                     (str(item.variant), str(item.sha256), item.bytes, item.storage_uri)

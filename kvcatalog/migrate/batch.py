@@ -14,6 +14,7 @@ from kvcatalog.digest import sha256_file
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.migrate.lines import BrokenLineError, Claim
 from kvcatalog.migrate.places import Place, Places
+from kvcatalog.migrate.report import Position
 from kvcatalog.models import (
     DocumentRecord,
     OnConflict,
@@ -75,14 +76,14 @@ class Target(Protocol):
 
 
 class Entry(Struct, gc=False):
-    """A line that speaks of a stored document, and where it stands."""
+    """A line that speaks of a stored document, and where it stands; `computed_sha256` is the digest of its file."""
 
     claim: Claim
     place: Place
     raw: bytes
-    segment: str
-    number: int
+    position: Position
     wave: int = 0
+    computed_sha256: str | None = None
 
 
 class Batch:
@@ -100,6 +101,7 @@ class Batch:
         self._compute = compute_sha256
         self._entries: list[Entry] = []
         self._last_wave: dict[str, int] = {}
+        self._last_wave_of_key: dict[tuple[str, str | None, str], int] = {}
         self._followers: dict[int, list[tuple[Entry, DocumentRecord, bool]]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, "kvcatalog-import")
         self._hashing = BoundedSemaphore(os.cpu_count() or 1)
@@ -115,12 +117,16 @@ class Batch:
     def add(self, entry: Entry) -> None:
         """Take an entry in."""
         claim = entry.claim
+        key = (claim.artifact_id, claim.source_url, claim.resolver)
         wave = self._last_wave.get(claim.artifact_id, 0)
         if _is_by_path(claim) or (claim.cached and self._size(entry) is None):
             wave += 1 + wave % 2
         else:
             wave += wave % 2
-        self._last_wave[claim.artifact_id] = entry.wave = wave
+            # Whether its file is read depends on what stands under its key by then.
+            if self._needs_digest(entry) and self._last_wave_of_key.get(key) == wave:
+                wave += 2
+        self._last_wave[claim.artifact_id] = self._last_wave_of_key[key] = entry.wave = wave
         self._entries.append(entry)
         self.bytes += len(entry.raw)
 
@@ -129,7 +135,7 @@ class Batch:
         waves: dict[int, list[Entry]] = {}
         for entry in self._entries:
             waves.setdefault(entry.wave, []).append(entry)
-        self._entries, self._last_wave, self.bytes = [], {}, 0
+        self._entries, self._last_wave, self._last_wave_of_key, self.bytes = [], {}, {}, 0
         refused: list[tuple[Entry, str]] = []
         for wave in sorted(waves):
             entries = waves[wave]
@@ -139,10 +145,10 @@ class Batch:
 
     def _size(self, entry: Entry) -> int | None:
         """Return the size to register: the stated one, but the file's own where its digest is to be the file's own."""
-        stated, found = entry.claim.size, entry.place.size
-        if stated is None or (self._compute and found is not None and entry.claim.sha256 is None):
-            return found
-        return stated
+        return entry.place.size if entry.claim.size is None or self._needs_digest(entry) else entry.claim.size
+
+    def _needs_digest(self, entry: Entry) -> bool:
+        return self._compute and entry.claim.sha256 is None and entry.place.size is not None
 
     def _unmatched(self, entries: list[Entry]) -> list[Entry]:
         """Count the entries that speak of a known document, and return the others."""
@@ -156,22 +162,30 @@ class Batch:
         return others
 
     def _match(self, entry: Entry) -> DocumentRecord | None:
-        """Return the document that an entry speaks of.
+        """Return the document that an entry speaks of without being its registration.
 
-        The oldest of several: whatever a later line registers, importing again then finds the same one. An entry that
-        cannot be registered for want of a size is matched to documents of its own time or before only, for this reason.
+        The oldest of those at its path and the one under its key: then whatever later lines register, importing again
+        finds the same one. For this reason too, an entry that cannot be registered for want of a size is matched to
+        documents of its own time or before only.
         """
-        claim, place = entry.claim, entry.place
+        claim = entry.claim
+        key = (claim.artifact_id, claim.source_url or entry.place.uri, claim.resolver)
         if _is_by_path(claim):
-            uris = self._places.uris(claim.location or place.uri) | {place.uri}
-            known = [record for record in self._target.get_by_artifact(claim.artifact_id) if record.storage_uri in uris]
+            uris = self._places.uris(claim.location or "") | {entry.place.uri}
+            known = [
+                record
+                for record in self._target.get_by_artifact(claim.artifact_id)
+                if record.storage_uri in uris or _key(record) == key
+            ]
             record = min(known, key=lambda record: record.id, default=None)
         else:
-            record = self._target.get(
-                artifact_id=claim.artifact_id, source_url=claim.source_url or "", resolver=claim.resolver
-            )
-        is_later = record and claim.created_at and record.created_at > claim.created_at
-        return None if is_later and self._size(entry) is None else record
+            record = self._target.get(artifact_id=key[0], source_url=key[1], resolver=key[2])
+        if record is None:
+            return None
+        if self._size(entry) is None:
+            is_later = claim.created_at is not None and record.created_at > claim.created_at
+            return None if is_later else record
+        return None if _key(record) == key else record
 
     def _register(self, entries: list[Entry]) -> list[tuple[Entry, str]]:
         if self._compute:
@@ -180,7 +194,7 @@ class Batch:
         for entry in entries:
             size = self._size(entry)
             if size is None:
-                self._tally.other("skipped", "size-unknown", entry.segment, entry.number)
+                self._tally.other("skipped", "size-unknown", entry.position)
                 continue
             claim = entry.claim
             ready.append(entry)
@@ -192,7 +206,7 @@ class Batch:
                     bytes=size,
                     storage_uri=entry.place.uri,
                     content_type=claim.content_type,
-                    sha256=claim.sha256,
+                    sha256=claim.sha256 or entry.computed_sha256,
                     run_id=claim.run_id,
                     created_at=claim.created_at,
                 )
@@ -219,23 +233,14 @@ class Batch:
 
     def _hash_missing(self, entries: list[Entry]) -> None:
         """Give digests to entries that have a file and none, unless the document that stands for them has one."""
-        wanted = []
-        settled: set[tuple[str, str | None, str, str, int | None]] = set()
-        for entry in entries:
-            claim, place = entry.claim, entry.place
-            content = (claim.artifact_id, claim.source_url, claim.resolver, place.uri, self._size(entry))
-            needs_digest = claim.sha256 is None and place.size is not None
-            if needs_digest and content not in settled and not self._is_hashed(entry):
-                wanted.append(entry)
-            if needs_digest or claim.sha256 is not None:
-                settled.add(content)
+        wanted = [entry for entry in entries if self._needs_digest(entry) and not self._is_hashed(entry)]
         for entry, result in zip(wanted, self._pool.map(self._hash, [entry.place for entry in wanted]), strict=True):
             if result is None:
                 self._tally.figures["unhashed"] += 1
-                self._tally.note("file-unreadable", entry.segment, entry.number)
+                self._tally.note("file-unreadable", entry.position)
             else:
                 self._tally.figures["hashed"] += 1
-                entry.claim.sha256, entry.place.size = result
+                entry.computed_sha256, entry.place.size = result
 
     def _is_hashed(self, entry: Entry) -> bool:
         claim, place = entry.claim, entry.place
@@ -261,11 +266,11 @@ class Batch:
         place = entry.place
         if place.is_missing:
             tally.figures["missing-file"] += 1
-            tally.note("file-missing", entry.segment, entry.number)
+            tally.note("file-missing", entry.position)
         elif claim.size is not None and place.size is not None and claim.size != place.size:
-            tally.note("size-mismatch", entry.segment, entry.number)
+            tally.note("size-mismatch", entry.position)
         for note in claim.notes:
-            tally.note(note, entry.segment, entry.number)
+            tally.note(note, entry.position)
         if claim.variants or (is_matched and is_sighting):
             self._followers.setdefault(record.id, []).append((entry, record, is_matched and is_sighting))
 
@@ -279,7 +284,7 @@ class Batch:
             for entry, figure, note in results:
                 self._tally.figures[figure] += 1
                 if note:
-                    self._tally.note(note, entry.segment, entry.number)
+                    self._tally.note(note, entry.position)
 
     def _follow_document(
         self, followers: list[tuple[Entry, DocumentRecord, bool]]
@@ -330,6 +335,10 @@ class Batch:
 
 def _is_by_path(claim: Claim) -> bool:
     return claim.exists or claim.source_url is None
+
+
+def _key(record: DocumentRecord) -> tuple[str, str, str]:
+    return record.artifact_id, record.source_url, record.resolver
 
 
 def _is_settled(known: DocumentRecord | VariantRecord, place: Place) -> bool:

@@ -17,7 +17,7 @@ from kvcatalog.migrate.batch import Batch, Entry
 from kvcatalog.migrate.lines import BrokenLineError, Line
 from kvcatalog.migrate.places import Places, bases
 from kvcatalog.migrate.rehearsal import rehearsal
-from kvcatalog.migrate.report import ImportReport, LineClass, Progress, Tally
+from kvcatalog.migrate.report import ImportReport, LineClass, Position, Progress, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCH_LINES = 10_000
 BATCH_LINES_HASHED = 1_000
 BATCH_BYTES = 32 << 20
-_PROGRESS_LINES = 10_000
+PROGRESS_LINES = 10_000
 
 
 def import_manifest(
@@ -101,23 +101,21 @@ class _Import:
         self._default_resolver = default_resolver
         self._rejects = rejects
         self._attempts = Attempts()
-        self._segment = ""
-        self._number = 0
+        self._position: Position = (0, 0)
         self._batch_lines = batch_lines
 
     def read(self, segments: list[Path | None], progress: Callable[[Progress], object] | None) -> None:
         """Import all segments, in order."""
         total = _bytes_total(segments)
         finished = 0
-        for segment in segments:
-            self._segment, self._number = _name(segment), 0
+        for index, segment in enumerate(segments):
             with reading.opened(segment) as (stream, position):
-                for raw in reading.lines(stream, self._segment, self._reject):
-                    self._number += 1
+                for number, raw in enumerate(reading.lines(stream, _name(segment), self._reject), 1):
+                    self._position = index, number
                     self._take(raw)
                     if len(self._batch) >= self._batch_lines or self._batch.bytes >= BATCH_BYTES:
                         self._flush()
-                    if progress and self._number % _PROGRESS_LINES == 0:
+                    if progress and number % PROGRESS_LINES == 0:
                         progress(Progress(self._tally.lines, finished + position(), total))
                 finished += position()
         self._flush()
@@ -192,15 +190,15 @@ class _Import:
         if claim.source_url is None and not claim.exists:
             notes.append("url-absent")
         claim.notes += notes
-        self._batch.add(Entry(claim, place, raw, self._segment, self._number))
+        self._batch.add(Entry(claim, place, raw, self._position))
 
     def _flush(self) -> None:
         for entry, reason in self._batch.flush():
-            self._tally.other("broken", reason, entry.segment, entry.number)
+            self._tally.other("broken", reason, entry.position)
             self._reject_line(entry.raw)
 
     def _other(self, line_class: LineClass, reason: str) -> None:
-        self._tally.other(line_class, reason, self._segment, self._number)
+        self._tally.other(line_class, reason, self._position)
 
     def _reject_line(self, raw: bytes) -> None:
         self._reject(raw if raw.endswith(b"\n") else raw + b"\n")

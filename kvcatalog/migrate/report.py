@@ -12,7 +12,10 @@ LineClass = Literal[
 ]
 """Each line is of exactly one class."""
 
-_LABELS_MAX = 5
+Position = tuple[int, int]
+"""The number of a segment, from 0, and of a line in it, from 1."""
+
+_POSITIONS_MAX = 5
 
 
 class Reason(Struct, frozen=True):
@@ -96,14 +99,14 @@ class Tally:
         """Count a line as a document."""
         self._classes["documents"] += 1
 
-    def other(self, line_class: LineClass, reason: str, segment: str, number: int) -> None:
+    def other(self, line_class: LineClass, reason: str, position: Position) -> None:
         """Count a line that is no document, with its reason."""
         self._classes[line_class] += 1
-        self._reasons.setdefault((line_class, reason), _Count()).add(segment, number)
+        self._reasons.setdefault((line_class, reason), _Count()).add(position)
 
-    def note(self, reason: str, segment: str, number: int) -> None:
+    def note(self, reason: str, position: Position) -> None:
         """Count something about a document's line."""
-        self._notes.setdefault(reason, _Count()).add(segment, number)
+        self._notes.setdefault(reason, _Count()).add(position)
 
     def report(self, *, segments: tuple[str, ...], dry_run: bool) -> ImportReport:
         """Return what was counted."""
@@ -129,22 +132,31 @@ class Tally:
             hashed_files=figure["hashed"],
             unhashed_files=figure["unhashed"],
             reasons=tuple(
-                Reason(line_class, reason, count.count, tuple(count.labels))
+                Reason(line_class, reason, count.count, count.labels(segments))
                 for (line_class, reason), count in sorted(self._reasons.items())
             ),
             notes=tuple(
-                Reason("documents", reason, count.count, tuple(count.labels))
+                Reason("documents", reason, count.count, count.labels(segments))
                 for reason, count in sorted(self._notes.items())
             ),
         )
 
 
 class _Count:
+    """A count, and the first positions: what a batch writes is not counted in the order of its lines."""
+
     def __init__(self) -> None:
         self.count = 0
-        self.labels: list[str] = []
+        self.positions: list[Position] = []
 
-    def add(self, segment: str, number: int) -> None:
+    def add(self, position: Position) -> None:
         self.count += 1
-        if len(self.labels) < _LABELS_MAX:
-            self.labels.append(f"{segment}:{number}")
+        if len(self.positions) < _POSITIONS_MAX:
+            self.positions.append(position)
+            self.positions.sort()
+        elif position < self.positions[-1]:
+            self.positions[-1] = position
+            self.positions.sort()
+
+    def labels(self, segments: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{segments[segment]}:{number}" for segment, number in self.positions)
