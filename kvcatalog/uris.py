@@ -26,10 +26,12 @@ def absolute_path(path: str | os.PathLike[str], base: str | os.PathLike[str] | N
 
     A NUL in the name passes; it is refused where the file is opened or the URI stored.
     """
-    joined = os.path.join(base or "", path)  # noqa: PTH118
-    if not joined.startswith("/"):
-        joined = os.path.join(os.getcwd(), joined)  # noqa: PTH109, PTH118
-    normal = os.path.normpath(joined)
+    text = os.fspath(path)
+    if not text.startswith("/"):
+        text = os.path.join(base or "", text)  # noqa: PTH118
+    if not text.startswith("/"):
+        text = os.path.join(os.getcwd(), text)  # noqa: PTH109, PTH118
+    normal = os.path.normpath(text)
     return normal[1:] if normal.startswith("//") else normal
 
 
@@ -38,10 +40,14 @@ def file_uri(path: str | os.PathLike[str]) -> str:
 
     UnicodeEncodeError for names that no file of this system can have.
     """
-    normal = absolute_path(path)
-    if _UNRESERVED.fullmatch(normal):
-        return "file://" + normal
-    return "file://" + quote_from_bytes(os.fsencode(normal))
+    return uri_of(absolute_path(path))
+
+
+def uri_of(normal_path: str) -> str:
+    """Return the file URI of what `absolute_path` returned; UnicodeEncodeError as `file_uri`."""
+    if _UNRESERVED.fullmatch(normal_path):
+        return "file://" + normal_path
+    return "file://" + quote_from_bytes(os.fsencode(normal_path))
 
 
 def file_path(uri: str) -> Path | None:

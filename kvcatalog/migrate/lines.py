@@ -165,7 +165,7 @@ def verdict(line: Line) -> str:
     if classification is not None:
         return SUCCESS_IF_FILE_EXISTS
     if outcome is None and status is None and line.ok is None:
-        raise BrokenLineError("no-outcome" if _first(line.artifact_id, line.work_id, line.doc_id) else "not-a-manifest")
+        raise BrokenLineError("no-outcome" if line.artifact_id or line.work_id or line.doc_id else "not-a-manifest")
     return "not-a-success"
 
 
@@ -175,20 +175,21 @@ def claim(line: Line, *, timezone: tzinfo = UTC, default_resolver: str = "unknow
     `first_page` is the number of the first of `html_paths` among the pages of the document.
     """
     notes: list[str] = []
+    classification = _word("classification", line.classification)
     try:
         return Claim(
-            artifact_id=values.required_text("artifact_id", _first(line.artifact_id, line.work_id, line.doc_id) or ""),
-            source_url=values.optional_text("source_url", _first(line.source_url, line.url, line.original_url)),
-            resolver=values.required_text("resolver", _first(line.resolver, line.resolver_name) or default_resolver),
-            content_type=values.optional_text("content_type", _first(line.content_type, line.mime)),
+            artifact_id=values.required_text("artifact_id", line.artifact_id or line.work_id or line.doc_id or ""),
+            source_url=values.optional_text("source_url", line.source_url or line.url or line.original_url),
+            resolver=values.required_text("resolver", line.resolver or line.resolver_name or default_resolver),
+            content_type=values.optional_text("content_type", line.content_type or line.mime),
             run_id=values.optional_text("run_id", line.run_id),
             size=_size(notes, line.bytes, line.content_length, line.size_bytes),
             sha256=_digest(notes, line.sha256, line.sha),
-            created_at=_moment(notes, _first(line.timestamp, line.ts, line.created_at), timezone),
+            created_at=_moment(notes, line.timestamp or line.ts or line.created_at, timezone),
             location=location(line),
             variants=_variants(notes, line, first_page),
-            cached=_word("classification", line.classification) == "cached",
-            exists=_word("classification", line.classification) == "exists",
+            cached=classification == "cached",
+            exists=classification == "exists",
             notes=notes,
         )
     except InvalidValueError as error:
@@ -197,8 +198,8 @@ def claim(line: Line, *, timezone: tzinfo = UTC, default_resolver: str = "unknow
 
 def location(line: Line) -> str | None:
     """Return the URI or path of the document's file, None where there is none."""
-    text = _first(line.storage_uri, line.path)
-    if text is None:
+    text = line.storage_uri or line.path
+    if not text:
         return None
     if not isinstance(text, str) or "\0" in text:
         raise BrokenLineError("invalid-path")
@@ -227,14 +228,6 @@ def _variants(notes: list[str], line: Line, first_page: int) -> list[tuple[str, 
     return found
 
 
-def _first(*candidates: Any) -> Any:  # noqa: ANN401
-    """Return the first value that says something: not null, not empty text."""
-    for value in candidates:
-        if value is not None and value != "":
-            return value
-    return None
-
-
 def _word(field: str, value: object) -> str | None:
     if value is None:
         return None
@@ -248,7 +241,7 @@ def _size(notes: list[str], *candidates: object) -> int | None:
     for value in candidates:
         if value is None or value == "":
             continue
-        number = _whole_number(value)
+        number = value if type(value) is int else _whole_number(value)
         if number is not None and 0 <= number <= values.INTEGER_MAX:
             return number
         dropped = True
@@ -258,10 +251,6 @@ def _size(notes: list[str], *candidates: object) -> int | None:
 
 
 def _whole_number(value: object) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     match = _SIZE_TEXT.fullmatch(value) if isinstance(value, str) else None

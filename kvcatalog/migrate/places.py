@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from kvcatalog.migrate.lines import BrokenLineError
-from kvcatalog.uris import absolute_path, file_path, file_uri, has_scheme
+from kvcatalog.uris import absolute_path, file_path, has_scheme, uri_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,24 +40,26 @@ class Places:
         BrokenLineError for a name that no file can have.
         """
         try:
+            if location.startswith("/"):
+                return _place(absolute_path(location))
             if has_scheme(location):
                 return _place_of_uri(location)
-            if location.startswith("/"):
-                path = absolute_path(location)
-                return Place(file_uri(path), path, _size(path))
-            paths = [absolute_path(location, base) for base in self._bases]
-            for path in paths:
-                if (size := _size(path)) is not None:
-                    return Place(file_uri(path), path, size)
-            return Place(file_uri(paths[0]), paths[0], None)
+            return self._find_below_bases(location)
         except ValueError as error:
             raise BrokenLineError("invalid-path") from error
+
+    def _find_below_bases(self, location: str) -> Place:
+        first = _place(absolute_path(location, self._bases[0]))
+        if first.size is not None:
+            return first
+        others = (_place(absolute_path(location, base)) for base in self._bases[1:])
+        return next((place for place in others if place.size is not None), first)
 
     def uris(self, location: str) -> set[str]:
         """Return the URIs of all places where `find` looks for a location that it found valid."""
         if has_scheme(location):
             return {_place_of_uri(location).uri}
-        return {file_uri(absolute_path(location, base)) for base in self._bases}
+        return {uri_of(absolute_path(location, base)) for base in self._bases}
 
 
 def bases(manifest_path: Path | None, base_dir: str | os.PathLike[str] | None) -> list[str]:
@@ -72,8 +74,11 @@ def _place_of_uri(uri: str) -> Place:
     if local is None:
         uri.encode()
         return Place(uri, None, None)
-    path = str(local)
-    return Place(file_uri(path), path, _size(path))
+    return _place(str(local))
+
+
+def _place(path: str) -> Place:
+    return Place(uri_of(path), path, _size(path))
 
 
 def _size(path: str) -> int | None:
