@@ -295,13 +295,11 @@ class Batch:
             if is_sighting and claim.run_id:
                 self._target.record_sighting(record.id, claim.run_id, seen_at=claim.created_at)
             for name, location in claim.variants:
-                figure, note = self._register_variant(entry, record, name, location)
+                figure, note = self._register_variant(entry, record.id, name, location)
                 results.append((entry, figure, note))
         return results
 
-    def _register_variant(
-        self, entry: Entry, record: DocumentRecord, name: str, location: str
-    ) -> tuple[str, str | None]:
+    def _register_variant(self, entry: Entry, document_id: int, name: str, location: str) -> tuple[str, str | None]:
         """Register one variant; return what to count and what to note."""
         try:
             place = self._places.find(location)
@@ -309,15 +307,15 @@ class Batch:
             return "variant-left-out", "variant-path-invalid"
         if place.size is None:
             return "variant-left-out", "variant-size-unknown"
-        if place.uri in {entry.place.uri, record.storage_uri}:
+        if place.uri == entry.place.uri:
             return "variant-left-out", "variant-is-the-document"
         digest, size, note = None, place.size, None
-        if self._compute and not self._is_variant_hashed(record.id, name, place):
+        if self._compute and not self._is_variant_hashed(document_id, name, place):
             result = self._hash(place)
             digest, size = result or (None, size)
             note = None if result else "file-unreadable"
         registration = self._target.register_variant(
-            document_id=record.id,
+            document_id=document_id,
             variant=name,
             storage_uri=place.uri,
             bytes=size,
