@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
-_UNRESERVED = re.compile(r"[A-Za-z0-9_.~/-]*", re.ASCII)
+_UNRESERVED = "/" + string.ascii_letters + string.digits + "_.-~"
 
 
 def has_scheme(text: str) -> bool:
@@ -45,7 +46,7 @@ def file_uri(path: str | os.PathLike[str]) -> str:
 
 def uri_of(normal_path: str) -> str:
     """Return the file URI of what `absolute_path` returned; UnicodeEncodeError as `file_uri`."""
-    if _UNRESERVED.fullmatch(normal_path):
+    if not normal_path.strip(_UNRESERVED):
         return "file://" + normal_path
     return "file://" + quote_from_bytes(os.fsencode(normal_path))
 

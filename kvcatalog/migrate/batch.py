@@ -117,18 +117,24 @@ class Batch:
     def add(self, entry: Entry) -> None:
         """Take an entry in."""
         claim = entry.claim
-        key = (claim.artifact_id, claim.source_url, claim.resolver)
         wave = self._last_wave.get(claim.artifact_id, 0)
         if _is_by_path(claim) or (claim.cached and self._size(entry) is None):
             wave += 1 + wave % 2
         else:
             wave += wave % 2
-            # Whether its file is read depends on what stands under its key by then.
-            if self._needs_digest(entry) and self._last_wave_of_key.get(key) == wave:
-                wave += 2
-        self._last_wave[claim.artifact_id] = self._last_wave_of_key[key] = entry.wave = wave
+            if self._compute:
+                wave = self._wave_after_its_key(entry, wave)
+        self._last_wave[claim.artifact_id] = entry.wave = wave
         self._entries.append(entry)
         self.bytes += len(entry.raw)
+
+    def _wave_after_its_key(self, entry: Entry, wave: int) -> int:
+        """Return the wave of an entry whose file is read or not depending on what stands under its key by then."""
+        key = (entry.claim.artifact_id, entry.claim.source_url, entry.claim.resolver)
+        if self._needs_digest(entry) and self._last_wave_of_key.get(key) == wave:
+            wave += 2
+        self._last_wave_of_key[key] = wave
+        return wave
 
     def flush(self) -> list[tuple[Entry, str]]:
         """Write all entries and count them; return those that the catalog refuses, with the reason."""

@@ -159,7 +159,7 @@ class _Import:
             is_found = location is not None and self._places.find(location).size is not None
             word = lines.SUCCESS if is_found else "unknown-without-file"
         if word == lines.SUCCESS:
-            self._take_document(line, raw, [], first_page=1)
+            self._take_document(line, raw, (), first_page=1)
         elif word != "dry-run" and (pages := lines.pages(line)):
             self._take_page(line, raw, pages)
         else:
@@ -173,10 +173,10 @@ class _Import:
             changes |= {"url": page.url, "source_url": None, "original_url": None, "resolver": page.resolver}
             changes |= {"sha256": page.sha256, "sha": None, "content_type": page.content_type, "mime": None}
             changes |= {"bytes": page.size, "content_length": None, "size_bytes": None}
-        notes = [] if page else ["page-without-attempt"]
+        notes = () if page else ("page-without-attempt",)
         self._take_document(structs.replace(line, **changes), raw, notes, first_page=2)
 
-    def _take_document(self, line: Line, raw: bytes, notes: list[str], *, first_page: int) -> None:
+    def _take_document(self, line: Line, raw: bytes, notes: tuple[str, ...], *, first_page: int) -> None:
         claim = lines.claim(
             line, timezone=self._timezone, default_resolver=self._default_resolver, first_page=first_page
         )
@@ -188,8 +188,9 @@ class _Import:
             self._other("skipped", "file-missing")
             return
         if claim.source_url is None and not claim.exists:
-            notes.append("url-absent")
-        claim.notes += notes
+            notes += ("url-absent",)
+        if notes:
+            claim.notes += notes
         self._batch.add(Entry(claim, place, raw, self._position))
 
     def _flush(self) -> None:

@@ -99,10 +99,10 @@ class Claim(Struct, gc=False):
     sha256: str | None
     created_at: datetime | None
     location: str | None
-    variants: list[tuple[str, str]]
+    variants: tuple[tuple[str, str], ...]
     cached: bool
     exists: bool
-    notes: list[str]
+    notes: tuple[str, ...]
 
 
 _decode = msgspec.json.Decoder(Line).decode
@@ -150,16 +150,16 @@ def verdict(line: Line) -> str:
     BrokenLineError for a line that states nothing.
     """
     classification = _word("classification", line.classification)
+    if classification in _SUCCESSFUL and line.outcome is None and line.status is None and not line.dry_run:
+        return SUCCESS
     outcome = _word("outcome", line.outcome)
     status = _word("status", line.status)
     words = (classification, outcome, status)
     if line.dry_run in (True, "true"):
         return "dry-run"
     for word in words:
-        if word in _FAILED:
-            return word
-    if any(word.endswith("_too_large") for word in words if word):
-        return "too_large"
+        if word and (word in _FAILED or word.endswith("_too_large")):
+            return word if word in _FAILED else "too_large"
     if classification in _SUCCESSFUL or outcome == "success" or status in {"success", "ok"} or line.ok is True:
         return SUCCESS
     if classification is not None:
@@ -190,7 +190,7 @@ def claim(line: Line, *, timezone: tzinfo = UTC, default_resolver: str = "unknow
             variants=_variants(notes, line, first_page),
             cached=classification == "cached",
             exists=classification == "exists",
-            notes=notes,
+            notes=tuple(notes),
         )
     except InvalidValueError as error:
         raise BrokenLineError(f"invalid-{error.field.replace('_', '-')}") from error
@@ -214,9 +214,9 @@ def pages(line: Line) -> list[str]:
     return list(dict.fromkeys(page for page in listed if isinstance(page, str) and page and "\0" not in page))
 
 
-def _variants(notes: list[str], line: Line, first_page: int) -> list[tuple[str, str]]:
+def _variants(notes: list[str], line: Line, first_page: int) -> tuple[tuple[str, str], ...]:
     if not line.html_paths and not line.extracted_text_path:
-        return []
+        return ()
     found = [("html" if number == 1 else f"html-{number}", page) for number, page in enumerate(pages(line), first_page)]
     text = line.extracted_text_path
     if isinstance(text, str) and text and "\0" not in text:
@@ -225,7 +225,7 @@ def _variants(notes: list[str], line: Line, first_page: int) -> list[tuple[str, 
         notes.append("variant-path-invalid")
     if isinstance(line.html_paths, list) and not all(isinstance(page, str) and page for page in line.html_paths):
         notes.append("variant-path-invalid")
-    return found
+    return tuple(found)
 
 
 def _word(field: str, value: object) -> str | None:
