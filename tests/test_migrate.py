@@ -415,6 +415,19 @@ def test_an_existing_file_is_matched_to_its_artifact_and_path(catalog: CatalogSt
     assert (again.registered, again.existing) == (0, 5)
 
 
+def test_an_existing_file_stays_with_its_key_when_another_document_comes_to_its_path(
+    catalog: CatalogStore, manifest: Path
+) -> None:
+    moved = V2 | {"url": "https://journal.example/moved", "resolver": "existing"}
+    exists = moved | {"classification": "exists", "path": "pdfs/here.pdf", "run_id": "run-b"}
+    import_manifest(write(manifest, moved, exists, V2 | {"path": "pdfs/here.pdf"}), catalog)
+    before = contents(catalog)
+    import_manifest(manifest, catalog)
+    assert contents(catalog) == before
+    (sighting,) = catalog.get_sightings()
+    assert sighting.document_id == catalog.get_by_url("https://journal.example/moved")[0].id
+
+
 def test_an_existing_file_without_a_match_and_size_is_skipped(catalog: CatalogStore, manifest: Path) -> None:
     report = import_manifest(write(manifest, GEN0_EXISTS), catalog)
     assert reasons(report) == {("skipped", "size-unknown"): 1}

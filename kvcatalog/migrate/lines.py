@@ -263,7 +263,7 @@ def _digest(notes: list[str], *candidates: object) -> str | None:
         if value is None or value == "":
             continue
         try:
-            return values.digest("sha256", value)  # type: ignore[arg-type]
+            return values.digest("sha256", value)
         except InvalidValueError:
             dropped = True
     if dropped:
