@@ -1,0 +1,131 @@
+"""What an import would do, found out on a scratch catalog that knows what the real one knows."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from kvcatalog.models import (
+    DocumentRecord,
+    OnConflict,
+    Registration,
+    RegistrationRequest,
+    VariantRecord,
+    VariantRegistration,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from kvcatalog.migrate.batch import Target
+    from kvcatalog.store.protocol import CatalogStore
+
+
+@contextmanager
+def rehearsal(catalog: CatalogStore) -> Iterator[Target]:
+    """Give a target that answers as `catalog` would, which is only read; what it keeps goes to a temporary folder.
+
+    Rules of registration stay in the one place where they are, and memory stays bounded however large the manifest is.
+    """
+    from kvcatalog.store import open_catalog
+
+    with (
+        TemporaryDirectory(prefix="kvcatalog-dry-run-") as folder,
+        open_catalog(Path(folder) / "scratch.lmdb") as scratch,
+    ):
+        yield _Rehearsal(catalog, scratch)
+
+
+class _Rehearsal:
+    """Before an artifact is touched for the first time, all that the real catalog has of it is copied."""
+
+    def __init__(self, catalog: CatalogStore, scratch: CatalogStore) -> None:
+        self._catalog = catalog
+        self._scratch = scratch
+
+    def register_many(
+        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
+    ) -> Iterator[Registration]:
+        waiting = iter(requests)
+        while batch := list(islice(waiting, batch_size)):
+            self._copy(dict.fromkeys(request.artifact_id for request in batch))
+            yield from self._scratch.register_many(batch, batch_size=batch_size)
+
+    def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None:
+        self._copy([artifact_id])
+        return self._scratch.get(artifact_id=artifact_id, source_url=source_url, resolver=resolver)
+
+    def get_by_artifact(self, artifact_id: str) -> list[DocumentRecord]:
+        self._copy([artifact_id])
+        return self._scratch.get_by_artifact(artifact_id)
+
+    def get_variants(self, document_id: int) -> list[VariantRecord]:
+        return self._scratch.get_variants(document_id)
+
+    def register_variant(
+        self,
+        *,
+        document_id: int,
+        variant: str,
+        storage_uri: str,
+        bytes: int,  # noqa: A002
+        content_type: str | None = None,
+        sha256: str | None = None,
+        created_at: datetime | None = None,
+        on_conflict: OnConflict = "keep",
+    ) -> VariantRegistration:
+        return self._scratch.register_variant(
+            document_id=document_id,
+            variant=variant,
+            storage_uri=storage_uri,
+            bytes=bytes,
+            content_type=content_type,
+            sha256=sha256,
+            created_at=created_at,
+            on_conflict=on_conflict,
+        )
+
+    def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool:
+        return self._scratch.record_sighting(document_id, run_id, seen_at=seen_at)
+
+    def _copy(self, artifact_ids: Iterable[str]) -> None:
+        """Copy the documents of artifacts that the scratch catalog does not know, oldest first, and their variants.
+
+        Ids differ, and their order within an artifact, on which matching by path relies, stays.
+        """
+        unknown = (artifact_id for artifact_id in artifact_ids if not self._scratch.get_by_artifact(artifact_id))
+        records = [
+            record
+            for artifact_id in unknown
+            for record in sorted(self._catalog.get_by_artifact(artifact_id), key=lambda record: record.id)
+        ]
+        requests = [_request(record) for record in records]
+        for record, copy in zip(records, self._scratch.register_many(requests), strict=True):
+            for variant in self._catalog.get_variants(record.id):
+                self._scratch.register_variant(
+                    document_id=copy.record.id,
+                    variant=variant.variant,
+                    storage_uri=variant.storage_uri,
+                    bytes=variant.bytes,
+                    content_type=variant.content_type,
+                    sha256=variant.sha256,
+                    created_at=variant.created_at,
+                )
+
+
+def _request(record: DocumentRecord) -> RegistrationRequest:
+    return RegistrationRequest(
+        artifact_id=record.artifact_id,
+        source_url=record.source_url,
+        resolver=record.resolver,
+        bytes=record.bytes,
+        storage_uri=record.storage_uri,
+        content_type=record.content_type,
+        sha256=record.sha256,
+        run_id=record.run_id,
+        created_at=record.created_at,
+    )

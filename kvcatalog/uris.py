@@ -1,0 +1,67 @@
+"""Paths as file URIs and back, by rule alone: nothing here looks at a disk, so symbolic links are never followed.
+
+A file URI is `file://` and the percent-encoded bytes of an absolute path, as `Path.as_uri` writes it; names that are
+not valid UTF-8 keep their bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_LOCAL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
+_UNRESERVED = "/" + string.ascii_letters + string.digits + "_.-~"
+
+
+def has_scheme(text: str) -> bool:
+    """Tell whether text is a URI with a scheme and `//` (`s3://bucket/key`), rather than a path."""
+    return _SCHEME.match(text) is not None
+
+
+def absolute_path(path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> str:
+    """Return a path joined to `base` (default: the working directory), without `.`, `..` and doubled slashes.
+
+    A NUL in the name passes; it is refused where the file is opened or the URI stored.
+    """
+    text = os.fspath(path)
+    if not text.startswith("/"):
+        text = os.path.join(base or "", text)  # noqa: PTH118
+    if not text.startswith("/"):
+        text = os.path.join(os.getcwd(), text)  # noqa: PTH109, PTH118
+    normal = os.path.normpath(text)
+    return normal[1:] if normal.startswith("//") else normal
+
+
+def file_uri(path: str | os.PathLike[str]) -> str:
+    """Return the file URI of a path, made absolute and normal as `absolute_path` does.
+
+    UnicodeEncodeError for names that no file of this system can have.
+    """
+    return uri_of(absolute_path(path))
+
+
+def uri_of(normal_path: str) -> str:
+    """Return the file URI of what `absolute_path` returned; UnicodeEncodeError as `file_uri`."""
+    if not normal_path.strip(_UNRESERVED):
+        return "file://" + normal_path
+    return "file://" + quote_from_bytes(os.fsencode(normal_path))
+
+
+def file_path(uri: str) -> Path | None:
+    """Return the path that a file URI names, or None for any other URI.
+
+    The host must be empty or `localhost`. A raw `?` or `#` is taken as part of the name, since that is what writers of
+    unescaped URIs mean.
+    """
+    local = _LOCAL.match(uri)
+    if local is None:
+        return None
+    try:
+        name = unquote_to_bytes(uri[local.end() :])
+    except UnicodeEncodeError:
+        return None
+    return None if b"\0" in name else Path(absolute_path(os.fsdecode(name)))
