@@ -54,7 +54,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self.catalog: LmdbCatalog = open_catalog(self.folder / "catalog")
         self.documents: dict[int, DocumentRecord] = {}
         self.variants: dict[tuple[int, str], dict[str, Any]] = {}
-        self.conflicts: dict[tuple[Any, ...], int] = {}
+        self.conflicts: set[tuple[Any, ...]] = set()
         self.sightings: set[tuple[str, int]] = set()
         self.last_id = 0
 
@@ -127,10 +127,9 @@ class CatalogMachine(RuleBasedStateMachine):
                 changed = dict(content)
                 if expected_outcome == "conflict" and content_type is not None:
                     changed["content_type"] = content_type
-                self.conflicts.pop(conflict_key(old.id, None, content), None)
+                self.conflicts.discard(conflict_key(old.id, None, content))
             elif expected_outcome == "conflict":
-                where = conflict_key(old.id, None, content)
-                self.conflicts[where] = self.conflicts.get(where, 0) + 1
+                self.conflicts.add(conflict_key(old.id, None, content))
             assert_changed(old, record, changed)
             if run is not None and run != record.run_id:
                 self.sightings.add((run, record.id))
@@ -146,7 +145,7 @@ class CatalogMachine(RuleBasedStateMachine):
         record = self.catalog.update(old.id, **changes, reason="asked for")
         assert_changed(old, record, {} if fields(old, *changes) == changes else changes)
         if fields(old, *changes) != changes:
-            self.conflicts.pop(conflict_key(old.id, None, fields(record, "bytes", "sha256", "storage_uri")), None)
+            self.conflicts.discard(conflict_key(old.id, None, fields(record, "bytes", "sha256", "storage_uri")))
         self.documents[record.id] = record
 
     @precondition(lambda self: self.documents)
@@ -155,7 +154,7 @@ class CatalogMachine(RuleBasedStateMachine):
         document_id = data.draw(st.sampled_from(sorted(self.documents)))
         assert self.catalog.delete(document_id) == self.documents.pop(document_id)
         self.variants = {key: value for key, value in self.variants.items() if key[0] != document_id}
-        self.conflicts = {key: count for key, count in self.conflicts.items() if key[0] != document_id}
+        self.conflicts = {key for key in self.conflicts if key[0] != document_id}
         self.sightings = {pair for pair in self.sightings if pair[1] != document_id}
 
     @rule(document_id=st.integers(1, 12), name=st.sampled_from(["html", "text", "文" * 300]), content=contents)
@@ -173,10 +172,9 @@ class CatalogMachine(RuleBasedStateMachine):
             assert result.outcome == outcome_of(old, content)
             if result.outcome == "enriched":
                 self.variants[document_id, name] = content
-                self.conflicts.pop(conflict_key(document_id, name, content), None)
+                self.conflicts.discard(conflict_key(document_id, name, content))
             elif result.outcome == "conflict":
-                where = conflict_key(document_id, name, content)
-                self.conflicts[where] = self.conflicts.get(where, 0) + 1
+                self.conflicts.add(conflict_key(document_id, name, content))
         assert fields(result.record, *content) == self.variants[document_id, name]
 
     @precondition(lambda self: self.variants)
@@ -185,7 +183,7 @@ class CatalogMachine(RuleBasedStateMachine):
         document_id, name = data.draw(st.sampled_from(sorted(self.variants)))
         record = self.catalog.delete_variant(document_id, name)
         assert fields(record, "bytes", "sha256", "storage_uri") == self.variants.pop((document_id, name))
-        self.conflicts = {key: count for key, count in self.conflicts.items() if key[:2] != (document_id, name)}
+        self.conflicts = {key for key in self.conflicts if key[:2] != (document_id, name)}
 
     @precondition(lambda self: self.documents)
     @rule(data=st.data(), run=runs.filter(bool))
@@ -230,7 +228,7 @@ class CatalogMachine(RuleBasedStateMachine):
         }
         assert {(sighting.run_id, sighting.document_id) for sighting in self.catalog.get_sightings()} == self.sightings
         found = {
-            conflict_key(each.document_id, each.variant, fields(each, "bytes", "sha256", "storage_uri")): each.count
+            conflict_key(each.document_id, each.variant, fields(each, "bytes", "sha256", "storage_uri"))
             for each in self.catalog.get_conflicts()
         }
         assert found == self.conflicts

@@ -76,6 +76,16 @@ def test_other_bytes_are_kept_as_a_conflict_until_they_are_made_the_content(cata
     assert [entry.action for entry in catalog.journal(document_id=1)] == ["replace"]
 
 
+def test_a_conflict_that_is_told_again_with_its_time_is_not_counted_twice(catalog: LmdbCatalog) -> None:
+    catalog.register(**DOCUMENT)
+    moments = [datetime(2025, 1, day, tzinfo=UTC) for day in (1, 3)]
+    for _ in range(2):
+        for moment in moments:
+            catalog.register(**DOCUMENT | {"bytes": 5, "sha256": None}, created_at=moment)
+    (conflict,) = catalog.get_conflicts()
+    assert (conflict.count, conflict.first_seen_at, conflict.last_seen_at) == (2, *moments)
+
+
 def test_a_conflict_that_ends_leaves_the_others_at_its_place(catalog: LmdbCatalog) -> None:
     catalog.register(**DOCUMENT)
     others = [DOCUMENT | {"bytes": 5, "sha256": digit * 64, "storage_uri": "s3://bucket/one"} for digit in "cd"]

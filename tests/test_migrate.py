@@ -82,7 +82,7 @@ def store(path: Path, content: bytes) -> str:
     ],
     ids=["gen1", "v2", "v3", "v4", "v5", "outcome", "doc_id"],
 )
-def test_a_success_of_each_generation_becomes_a_record(  # noqa: PLR0917
+def test_a_success_of_each_generation_becomes_a_record(
     catalog: CatalogStore,
     manifest: Path,
     line: Fields,

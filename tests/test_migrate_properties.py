@@ -90,7 +90,7 @@ def check_sums(report: ImportReport, lines: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(odd_lines, max_size=8), st.booleans())
-def test_any_value_in_any_field_is_accounted_for(lines: list[Fields], compute_sha256: bool) -> None:  # noqa: FBT001
+def test_any_value_in_any_field_is_accounted_for(lines: list[Fields], compute_sha256: bool) -> None:
     with workplace() as (run, catalog):
         path = run / "manifest.jsonl"
         path.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
@@ -160,8 +160,8 @@ def stopping_after(catalog: CatalogStore, calls: int) -> Iterator[None]:
     """Let only so many of the calls that write come through."""
     left = calls
 
-    def counted(method: Any) -> Any:  # noqa: ANN401
-        def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+    def counted(method: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             nonlocal left
             if left == 0:
                 raise StoppedError
@@ -181,7 +181,7 @@ def stopping_after(catalog: CatalogStore, calls: int) -> Iterator[None]:
 @given(st.lists(results, max_size=14).map(timed), st.booleans())
 def test_a_batch_has_the_effect_of_single_lines_and_repeating_has_none(
     lines: list[Fields],
-    compute_sha256: bool,  # noqa: FBT001
+    compute_sha256: bool,
 ) -> None:
     with workplace() as (run, catalog), open_catalog(run.parent / "single.lmdb") as single:
         path = run / "manifest.jsonl"

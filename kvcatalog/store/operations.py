@@ -69,7 +69,7 @@ def register_document(
         changes.put_document(transaction, document_id, old, row)
         _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
-        _keep_conflict(transaction, target, request.content, request.run_id, scribe)
+        _keep_conflict(transaction, target, request, request.run_id, scribe)
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
@@ -96,7 +96,7 @@ def register_variant(
         changes.put_variant(transaction, variant_id, old, row)
         _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
-        _keep_conflict(transaction, target, request.content, None, scribe)
+        _keep_conflict(transaction, target, request, None, scribe)
     return variant_id, row, outcome
 
 
@@ -205,13 +205,21 @@ def _with_content(old: Row, request: DocumentRequest | VariantRequest, outcome: 
 
 
 def _keep_conflict(
-    transaction: WriteTransaction, target: Target, content: Content, run_id: str | None, scribe: Scribe
+    transaction: WriteTransaction,
+    target: Target,
+    request: DocumentRequest | VariantRequest,
+    run_id: str | None,
+    scribe: Scribe,
 ) -> None:
-    location = _location(content, scribe)
-    new = ConflictRow(target.variant, content.size, content.digest, *location, run_id, scribe.now, scribe.now, 1)
+    content = request.content
+    seen = scribe.now if request.created is None else request.created
+    new = ConflictRow(target.variant, content.size, content.digest, *_location(content, scribe), run_id, seen, seen, 1)
     old = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, new))
     if old is not None:
-        new = structs.replace(old, last_seen=max(scribe.now, old.last_seen), count=old.count + 1)
+        if request.created is not None and old.first_seen <= seen <= old.last_seen:
+            return  # the same event told again, as when an import is repeated
+        first, last = min(seen, old.first_seen), max(seen, old.last_seen)
+        new = structs.replace(old, first_seen=first, last_seen=last, count=old.count + 1)
     changes.put_conflict(transaction, target.document_id, old, new)
 
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import lmdb
 import xxhash
 
-from record_codec import ENCODER, KEYED, NUMBERED, ROOT_ID, CorruptError, Record, codec, seal, unseal
-from workload import Source, SqliteStore, batches, sources
+from tools.bench.record_codec import ENCODER, KEYED, NUMBERED, ROOT_ID, CorruptError, Record, codec, seal, unseal
+from tools.bench.workload import Source, SqliteStore, batches, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -295,7 +295,7 @@ def median_microseconds(calls: Sequence[Callable[[], Any]]) -> float:
 
 def lookups(store: Store, records: Sequence[Source]) -> dict[str, float]:
     """Median microseconds by key, id and digest, on a warm cache."""
-    rng = random.Random(7)  # noqa: S311
+    rng = random.Random(7)
     chosen = [rng.randrange(len(records)) for _ in range(LOOKUPS)]
     work: dict[str, list[Callable[[], Any]]] = {
         "key": [partial(store.get, records[i]) for i in chosen],

@@ -12,7 +12,7 @@ import xxhash
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workload import Source
+    from tools.bench.workload import Source
 
 Digest = bytes  # a field named bytes hides the type from the annotations beside it
 

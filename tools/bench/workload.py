@@ -42,8 +42,8 @@ CREATE INDEX idx_documents_ct ON documents(content_type);
 CREATE INDEX idx_documents_run ON documents(run_id);
 """
 COLUMNS = "artifact_id, source_url, resolver, content_type, bytes, sha256, storage_uri, created_at, updated_at, run_id"
-INSERT = f"INSERT OR IGNORE INTO documents ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
-SELECT = f"SELECT id, {COLUMNS} FROM documents WHERE "  # noqa: S608
+INSERT = f"INSERT OR IGNORE INTO documents ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"
+SELECT = f"SELECT id, {COLUMNS} FROM documents WHERE "
 
 
 class Source(NamedTuple):
@@ -79,7 +79,7 @@ class Row:
 
 def sources(count: int, seed: int) -> list[Source]:
     """`count` records in shuffled order of artifact id; one in ten repeats the digest of an earlier one."""
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     numbers = list(range(count))
     rng.shuffle(numbers)
     runs = [rng.randbytes(16).hex() for _ in range(RUN_COUNT)]
