@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import string
-from pathlib import Path
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
-_UNRESERVED = "/" + string.ascii_letters + string.digits + "_.-~"
+_UNRESERVED = "/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 
 
 def has_scheme(text: str) -> bool:
@@ -48,10 +45,12 @@ def uri_of(normal_path: str) -> str:
     """Return the file URI of what `absolute_path` returned; UnicodeEncodeError as `file_uri`."""
     if not normal_path.strip(_UNRESERVED):
         return "file://" + normal_path
+    from urllib.parse import quote_from_bytes
+
     return "file://" + quote_from_bytes(os.fsencode(normal_path))
 
 
-def file_path(uri: str) -> Path | None:
+def file_path(uri: str) -> str | None:
     """Return the path that a file URI names, or None for any other URI.
 
     The host must be empty or `localhost`. A raw `?` or `#` is taken as part of the name, since that is what writers of
@@ -60,8 +59,13 @@ def file_path(uri: str) -> Path | None:
     local = _LOCAL.match(uri)
     if local is None:
         return None
+    name = uri[local.end() :]
     try:
-        name = unquote_to_bytes(uri[local.end() :])
+        encoded = name.encode()
     except UnicodeEncodeError:
         return None
-    return None if b"\0" in name else Path(absolute_path(os.fsdecode(name)))
+    if b"%" in encoded:
+        from urllib.parse import unquote_to_bytes
+
+        name = os.fsdecode(unquote_to_bytes(encoded))
+    return None if "\0" in name else absolute_path(name)

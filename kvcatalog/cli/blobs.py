@@ -17,7 +17,7 @@ def blob_state(storage_uri: str, size: int) -> BlobState | None:
     if path is None:
         return None
     try:
-        status = os.stat(path)  # noqa: PTH116 - one call, whatever kind of file it is
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
     except OSError:

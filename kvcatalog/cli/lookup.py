@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -177,10 +177,10 @@ def _listed(items: tuple[str, ...]) -> Iterator[str]:
             yield item
 
 
-def _as_asked(item: str, kind: HaveKind) -> str | Path:
-    if kind == "file":
-        return Path(item)
+def _as_asked(item: str, kind: HaveKind) -> str | os.PathLike[str]:
+    """Return an item as what it is to be looked up as: a path object asks for the content of the file."""
+    from pathlib import Path
+
     # A whole digest is one, whatever files lie around; everything else may name a file first.
-    if kind == "any" and not values.is_digest(item) and "\0" not in item and (path := Path(item)).is_file():
-        return path
-    return item
+    names_file = kind == "any" and not values.is_digest(item) and "\0" not in item and Path(item).is_file()
+    return Path(item) if kind == "file" or names_file else item

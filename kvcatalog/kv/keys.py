@@ -5,7 +5,8 @@ LMDB compares keys as unsigned bytes, shorter first when one is the start of the
 
 from __future__ import annotations
 
-from hashlib import blake2b
+# hashlib gives out this very function, but importing it loads OpenSSL as well, at every start of the program.
+from _blake2 import blake2b
 
 import xxhash
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 Source = TypeVar("Source")
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Table:
+class Table(Struct, frozen=True, eq=False):
     """A sub-database. With `sets`, a key holds an ordered set of values of equal length (eight bytes: ids)."""
 
     name: str
     sets: bool = False
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Index(Generic[Source]):
+class Index(Struct, Generic[Source], frozen=True, eq=False):
     """A table that is derived from rows of another: `keys` returns the keys under which a row is found."""
 
     table: Table

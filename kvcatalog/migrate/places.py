@@ -74,7 +74,7 @@ def _place_of_uri(uri: str) -> Place:
     if local is None:
         uri.encode()
         return Place(uri, None, None)
-    return _place(str(local))
+    return _place(local)
 
 
 def _place(path: str) -> Place:

@@ -11,7 +11,6 @@ from typing import Self, TypeVar
 
 from kvcatalog import values
 from kvcatalog.clock import Clock, now_micros, to_micros
-from kvcatalog.digest import sha256_file
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.kv.environment import Environment
@@ -438,6 +437,8 @@ def _question(item: str | os.PathLike[str], kind: HaveKind) -> tuple[str, HaveKi
     """Return an item as text, what it is taken for, and what is looked up."""
     text = os.fspath(item)
     if kind == "file" or (kind == "any" and not isinstance(item, str)):
+        from kvcatalog.digest import sha256_file
+
         digest, _ = sha256_file(Path(item))
         return text, "file", digest
     values.required_text("item", text)

@@ -6,8 +6,6 @@ has a transaction of its own and a budget of rows, so that no search holds a sna
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 from typing import Literal
 
@@ -116,7 +114,7 @@ def token(sort: SortOrder, position: Position | None, *, reverse: bool) -> str |
     """Return a position as text for the next call."""
     if position is None:
         return None
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode((sort, reverse, *position))).decode().rstrip("=")
+    return msgspec.msgpack.encode((sort, reverse, *position)).hex()
 
 
 def position(after: str | None, sort: SortOrder, *, reverse: bool) -> Position | None:
@@ -124,9 +122,9 @@ def position(after: str | None, sort: SortOrder, *, reverse: bool) -> Position |
     if after is None:
         return None
     try:
-        raw = base64.urlsafe_b64decode(after + "=" * (-len(after) % 4))
+        raw = bytes.fromhex(after)
         of_sort, of_reverse, key, value = msgspec.msgpack.decode(raw, type=tuple[str, bool, bytes, bytes])
-    except (binascii.Error, msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidValueError("after", "is not what an earlier page gave as its next") from error
     if (of_sort, of_reverse) != (sort, reverse):
         raise InvalidValueError("after", f"continues a search in another order: {of_sort}")
