@@ -26,9 +26,9 @@ def absolute_path(path: str | os.PathLike[str], base: str | os.PathLike[str] | N
     """
     text = os.fspath(path)
     if not text.startswith("/"):
-        text = os.path.join(base or "", text)  # noqa: PTH118
+        text = os.path.join(base or "", text)
     if not text.startswith("/"):
-        text = os.path.join(os.getcwd(), text)  # noqa: PTH109, PTH118
+        text = os.path.join(os.getcwd(), text)
     normal = os.path.normpath(text)
     return normal[1:] if normal.startswith("//") else normal
 

@@ -165,7 +165,7 @@ class TestFailures:
         assert len(ran.stdout.splitlines()) == 1
 
     def test_a_full_device_is_an_error(self, path: Path) -> None:
-        with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        with open("/dev/full", "w", encoding="utf-8") as full:
             command = [*PROGRAM, "--catalog", str(path), "stats"]
             ran = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
         assert ran.returncode == ExitStatus.UNAVAILABLE

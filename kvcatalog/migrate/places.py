@@ -83,7 +83,7 @@ def _place(path: str) -> Place:
 
 def _size(path: str) -> int | None:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None

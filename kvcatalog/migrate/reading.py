@@ -37,7 +37,7 @@ def segments(manifest_path: Path) -> list[Path]:
     """
     rotated: dict[tuple[int, str], Path] = {}
     try:
-        names = sorted(os.listdir(manifest_path.parent))  # noqa: PTH208
+        names = sorted(os.listdir(manifest_path.parent))
     except OSError as error:
         raise ManifestError(f"cannot read the folder of {manifest_path}: {error.strerror}") from error
     for name in names:
