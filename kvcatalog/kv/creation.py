@@ -32,7 +32,7 @@ def create_environment(
         _make_folders(path.parent)
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise CatalogUnavailableError(f"{error.filename}: {error.strerror}") from error
+        raise engine.translate_os_error(error, Path(error.filename)) from error
     try:
         fcntl.flock(parent, fcntl.LOCK_EX)  # one creation at a time, so whatever lies there half made is nobody's
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_SUFFIX}"):
@@ -44,7 +44,7 @@ def create_environment(
     except engine.Error as error:
         raise engine.translate(error, path) from error
     except OSError as error:
-        raise CatalogUnavailableError(f"{path}: {error.strerror}") from error
+        raise engine.translate_os_error(error, path) from error
     finally:
         os.close(parent)
     return missing
