@@ -295,7 +295,7 @@ class Environment:
                     self.path, map_size_bytes=size, read_only=self.read_only, durable=self.durable, engine=kind
                 )
             except engine.Error as error:
-                if error.code != errno.ENOMEM or size <= MAP_SIZE_BYTES_MIN:
+                if engine.code(error) != errno.ENOMEM or size <= MAP_SIZE_BYTES_MIN:
                     raise engine.translate(error, self.path) from error
                 size //= 2
 
