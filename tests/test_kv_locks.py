@@ -1,4 +1,4 @@
-"""Whatever a process does with the files of its environment, other processes wait for it and leave its snapshots alone."""
+"""Whatever a process does with the files of its environment, others wait for it and leave its snapshots alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import child, finished, said
+from tests.support import child, run
 
 # The scene: a snapshot and a write transaction are open here, every file of the folder is opened and closed (a copy, a
 # hash, a backup tool), and another process opens the environment and writes. Prints what came of it.
@@ -15,7 +15,7 @@ FIRST = """
 import json, sys
 from pathlib import Path
 from kvcatalog.kv.lock_guard import LockGuard
-from tests.support import *
+from tests.support import child, run
 
 folder, guarded = Path(sys.argv[1]), sys.argv[2] == "guarded"
 if not guarded:
@@ -24,7 +24,7 @@ if not guarded:
 OTHER = '''
 import sys
 from pathlib import Path
-from tests.support import *
+from tests.support import child, run
 print("ready", flush=True)
 sys.stdin.readline()
 environment = open_environment(Path(sys.argv[1]), TABLES)
@@ -79,8 +79,7 @@ SOUND = {"early": False, "intact": True, "A": 400, "B": 1000}
 
 @pytest.mark.usefixtures("engine_kind")
 def test_reading_our_own_files_lets_nobody_in(folder: Path) -> None:
-    assert json.loads(said(scene := child(FIRST, folder, "guarded"))) == SOUND
-    finished(scene)
+    assert json.loads(run(FIRST, folder, "guarded")) == SOUND
 
 
 @pytest.mark.usefixtures("engine_kind")
