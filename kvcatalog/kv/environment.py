@@ -78,6 +78,7 @@ class Environment:
     def reopen(self, *, rest_seconds: float = REST_SECONDS_MAX) -> None:
         """Close and open the files again, as is needed after an I/O error."""
         with self._at_rest(rest_seconds):
+            self._raw_or_closed()
             self._reopen_raw()
 
     def close(self) -> None:
@@ -265,7 +266,12 @@ class Environment:
         try:
             guard = self._make_guard()
             raw.reader_check()
-            self.handles = _open_tables(raw, self._tables, read_only=self.read_only)
+            while True:
+                try:
+                    self.handles = _open_tables(raw, self._tables, read_only=self.read_only)
+                    break
+                except engine.MapResized:  # others made it larger since it was mapped
+                    raw.set_mapsize(0)
         except BaseException as error:
             raw.close()
             if guard is not None:
