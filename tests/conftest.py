@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(engine_kind: int, folder: Path) -> Iterator[Environment]:  # noqa: ARG001  made with that engine
+def environment(engine_kind: int, folder: Path) -> Iterator[Environment]:
     """An open environment with the tables of tests.support."""
     opened = made(folder)
     yield opened

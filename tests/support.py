@@ -33,7 +33,7 @@ TOKENS = Table("tokens")
 TABLES = (ROWS, SETS, TOKENS)
 
 
-def made(folder: Path, **settings: Any) -> Environment:  # noqa: ANN401  whatever open_environment takes
+def made(folder: Path, **settings: Any) -> Environment:
     """Return an open environment in a folder, made first where there is none."""
     create_environment(folder, TABLES, ())
     return open_environment(folder, TABLES, **settings)
@@ -102,7 +102,7 @@ def tell(process: subprocess.Popen[str], line: str) -> None:
     process.stdin.flush()
 
 
-def forked(work: Callable[[], object], leave: Callable[[int], object] = os._exit) -> Any:  # noqa: ANN401
+def forked(work: Callable[[], object], leave: Callable[[int], object] = os._exit) -> Any:
     """Run `work` in a forked child that then calls `leave`, and return what it returned.
 
     A child that raises, dies or hangs fails the test. `leave` decides how the child ends, so that whatever it

@@ -107,7 +107,7 @@ def test_missing_folders_above_are_made_and_flushed(tmp_path: Path, monkeypatch:
         assert str(above) in flushed
 
 
-def test_an_empty_folder_may_be_there(engine_kind: int, folder: Path) -> None:  # noqa: ARG001
+def test_an_empty_folder_may_be_there(engine_kind: int, folder: Path) -> None:
     folder.mkdir()
     assert create(folder)
     intact(folder)

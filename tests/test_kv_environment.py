@@ -46,7 +46,7 @@ SMALL = 1 << 20
 
 
 @pytest.fixture
-def small(engine_kind: int, folder: Path) -> Iterator[Environment]:  # noqa: ARG001
+def small(engine_kind: int, folder: Path) -> Iterator[Environment]:
     """An environment with the smallest map."""
     opened = made(folder, map_size_bytes=SMALL)
     yield opened
@@ -159,7 +159,7 @@ def test_a_map_that_others_keep_growing_is_adopted_each_time(
     real = small._raw_or_closed
 
     class Resized:
-        def begin(self, *, write: bool) -> Any:  # noqa: ANN401, ARG002
+        def begin(self, *, write: bool) -> Any:  # noqa: ARG002
             raise lmdb.MapResizedError("injected")
 
     monkeypatch.setattr(small, "_adopt_map_size", lambda: adopted.append(1))
@@ -445,7 +445,7 @@ def test_a_panic_is_cured_by_opening_again(environment: Environment, monkeypatch
     reopened: list[int] = []
 
     class Panicking:
-        def begin(self, *, write: bool) -> Any:  # noqa: ANN401, ARG002
+        def begin(self, *, write: bool) -> Any:  # noqa: ARG002
             raise lmdb.PanicError("injected")
 
     monkeypatch.setattr(environment, "reopen", lambda: reopened.append(1))

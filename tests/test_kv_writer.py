@@ -232,7 +232,7 @@ def test_an_interruption_after_the_commit_does_not_repeat_it(
 ) -> None:
     real = door._commit
 
-    def interrupt_once(batch: Any) -> None:  # noqa: ANN401
+    def interrupt_once(batch: Any) -> None:
         monkeypatch.setattr(door, "_commit", real)
         real(batch)
         raise KeyboardInterrupt
@@ -254,7 +254,7 @@ def failing_commit(
     """Let the next commit fail, before or after it took place, and `then` happen at once."""
     real = WriteTransaction._end
 
-    def end(self: WriteTransaction, raw: Any, *, failed: bool) -> None:  # noqa: ANN401
+    def end(self: WriteTransaction, raw: Any, *, failed: bool) -> None:
         monkeypatch.setattr(WriteTransaction, "_end", real)
         if late:
             real(self, raw, failed=failed)
