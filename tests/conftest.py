@@ -1,13 +1,34 @@
-"""Fixtures that several test modules share."""
+"""Fixtures for whatever stores something in LMDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kvcatalog.kv import engine
+from kvcatalog.kv.environment import Environment
+from tests.support import close_all, made
 
 
 @pytest.fixture(params=[engine.ENGINE_0_9, engine.ENGINE_1_0], ids=["engine-0.9", "engine-1.0"])
 def engine_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Make new catalogs with each of the engines that the binding carries."""
+    """The engine that new environments are made with in this test; it runs once with each."""
     kind: int = request.param
     monkeypatch.setattr(engine, "DEFAULT_ENGINE", kind)
     return kind
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the environment of a test belongs; nothing is there yet."""
+    return tmp_path / "environment"
+
+
+@pytest.fixture
+def environment(engine_kind: int, folder: Path) -> Iterator[Environment]:
+    """An open environment with the tables of tests.support."""
+    opened = made(folder)
+    yield opened
+    close_all(opened)

@@ -53,5 +53,5 @@ class Codec(Generic[Row]):
             raise UnsupportedFormatError(f"{self._name} under key {key.hex()} has layout {layout.hex()}")
         try:
             return self._decode(payload)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # the latter two pass through it
             raise CorruptRecordError(f"{self._name} under key {key.hex()} is not what it should be: {error}") from error

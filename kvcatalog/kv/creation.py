@@ -29,25 +29,41 @@ def create_environment(
     attempts left that were killed is removed.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(path.parent)
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise CatalogUnavailableError(f"{error.filename}: {error.strerror}") from error
+        raise engine.translate_os_error(error, Path(error.filename)) from error
     try:
         fcntl.flock(parent, fcntl.LOCK_EX)  # one creation at a time, so whatever lies there half made is nobody's
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_SUFFIX}"):
             shutil.rmtree(leftover, ignore_errors=True)
-        if (path / preflight.DATA_FILE).exists():
-            return False
-        _make(path, tables, rows, engine.DEFAULT_ENGINE if kind is None else kind)
-        os.fsync(parent)
+        missing = not (path / preflight.DATA_FILE).exists()
+        if missing:
+            _make(path, tables, rows, engine.DEFAULT_ENGINE if kind is None else kind)
+        os.fsync(parent)  # also for one that was killed before it came to this
     except engine.Error as error:
         raise engine.translate(error, path) from error
     except OSError as error:
-        raise CatalogUnavailableError(f"{path}: {error.strerror}") from error
+        raise engine.translate_os_error(error, path) from error
     finally:
         os.close(parent)
-    return True
+    return missing
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each flushed into the one above."""
+    if not folder.is_dir():
+        _make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_folder(folder.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make(path: Path, tables: Iterable[Table], rows: Iterable[tuple[Table, bytes, bytes]], kind: int) -> None:
@@ -55,11 +71,7 @@ def _make(path: Path, tables: Iterable[Table], rows: Iterable[tuple[Table, bytes
     temporary.mkdir()
     try:
         _fill(temporary, tables, rows, kind)
-        folder = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _flush_folder(temporary)
         temporary.rename(path)
     except OSError as error:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:

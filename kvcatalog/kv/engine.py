@@ -90,10 +90,10 @@ def _keys_of_this_process(path: str, subdir: int) -> tuple[object, ...]:
 _envid.env_keys = _keys_of_this_process
 
 
-def keep_forever(inherited: RawEnvironment) -> None:
-    """In a forked child: see to it that an environment of the parent is never closed, not even at exit.
+def keep_forever(inherited: RawEnvironment | RawTransaction) -> None:
+    """In a forked child: see to it that what the parent opened or began is never ended, not even at exit.
 
-    Closing it would free the parent's reader slots.
+    That would free the parent's reader slots, or let go of its write lock.
     """
     import ctypes
 
@@ -140,13 +140,24 @@ def open_table(raw: RawEnvironment, transaction: RawTransaction | None, table: T
     return raw.open_db(table.name.encode(), transaction, dupsort=table.sets, dupfixed=table.sets, create=create)
 
 
+def code(error: lmdb.Error) -> int:
+    """Return the number of an error: the operating system's or, below zero, the engine's; 0 for the binding's own."""
+    return getattr(error, "code", 0)
+
+
 def translate(error: lmdb.Error, path: Path) -> CatalogError:
     """Return the error of ours that stands for one of the engine's."""
     text = f"{path}: {error}"
-    by_code = _BY_CODE.get(error.code)
+    by_code = _BY_CODE.get(code(error))
     if by_code is not None:
         return by_code(text)
     for kinds, ours in _BY_KIND:
         if isinstance(error, kinds):
             return ours(text)
-    return StorageFailedError(text) if error.code > 0 else CatalogUnavailableError(text)
+    return StorageFailedError(text) if code(error) > 0 else CatalogUnavailableError(text)
+
+
+def translate_os_error(error: OSError, path: Path) -> CatalogError:
+    """Return the error of ours that stands for one of the operating system's on a file of the environment."""
+    kind = _BY_CODE.get(error.errno or 0, CatalogUnavailableError)
+    return kind(f"{path}: {error.strerror or error}")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError
+from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError, StoragePermissionError
 from kvcatalog.kv import engine, preflight
 from kvcatalog.kv.lock_guard import LockGuard
 from kvcatalog.kv.table import Table
@@ -50,7 +50,6 @@ class Environment:
         self._tables = tuple(tables)
         self._map_size_bytes = map_size_bytes
         self._raw: engine.RawEnvironment | None = None
-        self._inherited: list[engine.RawTransaction] = []
         self._guard: LockGuard | None = None
         self._closed = False
         self._make_gate()
@@ -79,31 +78,41 @@ class Environment:
     def reopen(self, *, rest_seconds: float = REST_SECONDS_MAX) -> None:
         """Close and open the files again, as is needed after an I/O error."""
         with self._at_rest(rest_seconds):
+            self._raw_or_closed()
             self._reopen_raw()
 
     def close(self) -> None:
-        """Give back one use; with the last one the files are closed, once every transaction has ended."""
+        """Give back one use; with the last one the files are closed, once every transaction has ended.
+
+        MapLimitError if snapshots stay open for too long: then the environment stays open, too.
+        """
         with _registry_lock:
+            if self.users > 1:
+                self.users -= 1
+                return
+        with self._at_rest(REST_SECONDS_MAX), _registry_lock:
             self.users -= 1
-            if self.users:
+            if self.users > 0 or self._closed:  # opened again meanwhile, or closed too often
                 return
             _open_environments.pop(self.path, None)
-            with self._at_rest(REST_SECONDS_MAX):
-                self._closed = True
-                self._close_raw()
+            self._closed = True
+            self._close_raw()
 
     def clear_stale_readers(self) -> int:
         """Free the reader slots of processes that died; return how many."""
-        return self._raw_or_closed().reader_check()
+        with self._in_use() as raw:
+            return raw.reader_check()
 
     def last_transaction(self) -> int:
         """Return the number of the last committed transaction of any process."""
-        return self._raw_or_closed().info()["last_txnid"]
+        with self._in_use() as raw:
+            return raw.info()["last_txnid"]
 
     def file_figures(self) -> tuple[int, int]:
         """Return the size of the data file, and how much of it is taken by the last page in use, in bytes."""
-        raw = self._raw_or_closed()
-        return (self.path / preflight.DATA_FILE).stat().st_size, (raw.info()["last_pgno"] + 1) * raw.stat()["psize"]
+        with self._in_use() as raw:
+            size = (self.path / preflight.DATA_FILE).stat().st_size
+            return size, (raw.info()["last_pgno"] + 1) * raw.stat()["psize"]
 
     def translated(self, error: engine.Error) -> Exception:
         """Return one of the engine's errors as ours; MapFull stays as it is for whoever can grow the map."""
@@ -118,10 +127,7 @@ class Environment:
         """Begin an engine's transaction for a ReadTransaction, curing what can be cured; returns what `ended` takes."""
         if write and self.read_only:
             raise CatalogUnavailableError(f"{self.path} was opened for reading only")
-        cures: dict[type[engine.Error], Callable[[], object]] = {
-            engine.MapResized: self._adopt_map_size,
-            engine.ReadersFull: self.clear_stale_readers,
-        }
+        cures: dict[type[engine.Error], Callable[[], object]] = {engine.ReadersFull: self.clear_stale_readers}
         if not self.read_only:
             cures[engine.Panic] = self.reopen
         while True:
@@ -130,6 +136,9 @@ class Environment:
                 raw = self._raw_or_closed()
                 self.renew_locks()
                 return raw.begin(write=write), depth
+            except engine.MapResized:  # as often as others make it larger
+                self.ended(depth)
+                self._adopt_map_size()
             except engine.Error as error:
                 self.ended(depth)
                 cure = cures.pop(type(error), None)  # each cure is tried once
@@ -148,10 +157,6 @@ class Environment:
             if self._resting and not self._active:
                 self._gate.notify_all()
 
-    def abandon(self, raw: engine.RawTransaction) -> None:
-        """Take a transaction that the parent process began; it must not be ended here."""
-        self._inherited.append(raw)
-
     def forked(self) -> None:
         """In a forked child: let go of what belongs to the parent; the next transaction opens the files anew."""
         self.epoch += 1
@@ -165,6 +170,17 @@ class Environment:
         self._make_gate()
         for hook in self.fork_hooks:
             hook()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[engine.RawEnvironment]:
+        """Keep the engine's environment from being closed or mapped anew meanwhile, as a transaction does."""
+        depth = self._enter()
+        try:
+            yield self._raw_or_closed()
+        except engine.Error as error:
+            raise engine.translate(error, self.path) from error
+        finally:
+            self.ended(depth)
 
     def _enter(self) -> list[int]:
         """Count a transaction in; waits while others need rest, unless this thread holds a transaction already."""
@@ -194,7 +210,7 @@ class Environment:
     def _at_rest(self, seconds_max: float) -> Iterator[None]:
         """Run while no transaction of this process is open; MapLimitError if that cannot be had in time."""
         if self._depth()[0]:
-            raise MapLimitError(f"{self.path}: the map cannot change inside a snapshot of the same thread")
+            raise MapLimitError(f"{self.path}: a snapshot of the same thread is open")
         deadline = time.monotonic() + seconds_max
         with self._gate:
             while self._resting:
@@ -212,7 +228,10 @@ class Environment:
     def _adopt_map_size(self) -> None:
         """Follow a map that another process has made larger."""
         with self._at_rest(REST_SECONDS_MAX):
-            self._raw_or_closed().set_mapsize(0)
+            try:
+                self._raw_or_closed().set_mapsize(0)
+            except engine.Error:
+                self._reopen_raw()  # with as much of the map as there are addresses for
 
     def _raw_or_closed(self) -> engine.RawEnvironment:
         if self._closed:
@@ -237,25 +256,41 @@ class Environment:
 
     def _open_raw(self) -> engine.RawEnvironment:
         kind = preflight.check_data_file(self.path)
-        if not self.read_only:
+        try:
             preflight.prepare_lock_file(self.path)
+        except StoragePermissionError:
+            if not self.read_only:
+                raise
+        raw = self._map(kind)
+        guard: LockGuard | None = None
         try:
-            raw = self._map(kind)
-        except engine.Error as error:
-            raise engine.translate(error, self.path) from error
-        lock_file = self.path / preflight.LOCK_FILE
-        try:
-            # Read-only media have no lock file, and nobody writes there.
-            self._guard = LockGuard(lock_file) if lock_file.exists() else None
+            guard = self._make_guard()
             raw.reader_check()
-            self.handles = _open_tables(raw, self._tables, read_only=self.read_only)
+            while True:
+                try:
+                    self.handles = _open_tables(raw, self._tables, read_only=self.read_only)
+                    break
+                except engine.MapResized:  # others made it larger since it was mapped
+                    raw.set_mapsize(0)
         except BaseException as error:
             raw.close()
+            if guard is not None:
+                guard.close()
             if isinstance(error, engine.Error):
                 raise engine.translate(error, self.path) from error
             raise
         self._raw = raw
+        self._guard = guard
         return raw
+
+    def _make_guard(self) -> LockGuard | None:
+        lock_file = self.path / preflight.LOCK_FILE
+        try:
+            return LockGuard(lock_file)
+        except OSError as error:
+            if self.read_only and error.errno in {errno.ENOENT, errno.EROFS}:
+                return None  # on read-only media the engine uses no lock file, and nobody writes there
+            raise engine.translate_os_error(error, lock_file) from error
 
     def _map(self, kind: int) -> engine.RawEnvironment:
         """Open the engine with as much of the map as there are addresses for."""
@@ -266,8 +301,8 @@ class Environment:
                     self.path, map_size_bytes=size, read_only=self.read_only, durable=self.durable, engine=kind
                 )
             except engine.Error as error:
-                if error.code != errno.ENOMEM or size <= MAP_SIZE_BYTES_MIN:
-                    raise
+                if engine.code(error) != errno.ENOMEM or size <= MAP_SIZE_BYTES_MIN:
+                    raise engine.translate(error, self.path) from error
                 size //= 2
 
 

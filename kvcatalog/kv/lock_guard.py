@@ -30,8 +30,12 @@ class LockGuard:
         self._descriptor = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
         self._shared = _lock(fcntl.F_RDLCK, 0)
         self._alive = _lock(fcntl.F_WRLCK, os.getpid())
-        fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLKW, self._shared)
-        self.renew()
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLKW, self._shared)
+            self.renew()
+        except BaseException:
+            self.close()
+            raise
 
     def renew(self) -> None:
         """Set LMDB's two locks again; they are the process's, so it makes no difference which descriptor sets them."""

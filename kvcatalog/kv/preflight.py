@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
 import stat
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 from kvcatalog.errors import (
     CatalogUnavailableError,
     DatabaseDamagedError,
     NetworkFileSystemError,
-    StorageFullError,
 )
 from kvcatalog.kv import engine
+from kvcatalog.kv.freelist import FreelistError, free_pages
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
@@ -26,6 +26,14 @@ _META_HEADER_BYTES = {engine.ENGINE_0_9: 16, engine.ENGINE_1_0: 24}
 _PAGE_BYTES_RANGE = (512, 65536)
 
 _META_BYTES = 256
+
+
+class _Meta(NamedTuple):
+    page_bytes: int
+    free_root: int
+    last_page: int
+    transaction: int
+
 
 _READER_SLOT_BYTES = 64
 _LOCK_HEADER_BYTES = 4096
@@ -69,18 +77,19 @@ def refuse_network_file_system(path: Path) -> None:
 def check_data_file(folder: Path) -> int:
     """Return which engine wrote the data file, after making sure that mapping it cannot kill the process.
 
-    It must be a regular file that belongs to us, to root or to its folder's owner, with a sound meta page and as long
-    as that page says. Raises DatabaseDamagedError or CatalogUnavailableError.
+    It must be a regular file that belongs to us, to root or to its folder's owner, with a sound meta page, and behind
+    its end no page but free ones. Raises DatabaseDamagedError or CatalogUnavailableError.
     """
     path = folder / DATA_FILE
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise CatalogUnavailableError(f"{path}: {error.strerror}") from error
+        raise engine.translate_os_error(error, path) from error
     try:
-        status = os.fstat(descriptor)
-        _check_owner(path, status, folder.stat())
-        return _check_meta(path, descriptor, status.st_size)
+        _check_owner(path, os.fstat(descriptor), folder.stat())
+        return _check_meta(path, descriptor)
+    except OSError as error:
+        raise engine.translate_os_error(error, path) from error
     finally:
         os.close(descriptor)
 
@@ -102,13 +111,14 @@ def prepare_lock_file(folder: Path) -> None:
         raise CatalogUnavailableError(f"{path} is not a regular file")
     if status.st_blocks * 512 >= status.st_size:
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.posix_fallocate(descriptor, 0, status.st_size)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.posix_fallocate(descriptor, 0, status.st_size)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise StorageFullError(f"{path}: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
+        raise engine.translate_os_error(error, path) from error
 
 
 def _create_lock_file(folder: Path, path: Path) -> None:
@@ -117,7 +127,7 @@ def _create_lock_file(folder: Path, path: Path) -> None:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
         try:
             _give_to_owner_of_data(folder, descriptor)
-            os.write(descriptor, bytes(_LOCK_HEADER_BYTES + _READER_SLOT_BYTES * engine.READERS_MAX))
+            _write_whole(descriptor, bytes(_LOCK_HEADER_BYTES + _READER_SLOT_BYTES * engine.READERS_MAX))
             os.fsync(descriptor)
             os.link(temporary, path)
         except FileExistsError:
@@ -126,8 +136,14 @@ def _create_lock_file(folder: Path, path: Path) -> None:
             os.close(descriptor)
             temporary.unlink()
     except OSError as error:
-        kind = StorageFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else CatalogUnavailableError
-        raise kind(f"{path}: {error.strerror}") from error
+        raise engine.translate_os_error(error, path) from error
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """Write all of it: where room runs out on the way, the first write only says that it was less."""
+    written = 0
+    while written < len(data):
+        written += os.write(descriptor, data[written:])
 
 
 def _give_to_owner_of_data(folder: Path, descriptor: int) -> None:
@@ -148,12 +164,27 @@ def _check_owner(path: Path, status: os.stat_result, folder_status: os.stat_resu
         raise CatalogUnavailableError(f"{path} belongs to user {status.st_uid}, who owns neither the folder nor you")
 
 
-def _check_meta(path: Path, descriptor: int, size: int) -> int:
-    """Read both meta pages as LMDB lays them out on 64-bit hosts and hold the newer one against the file's size.
+def _check_meta(path: Path, descriptor: int) -> int:
+    """Hold what the newer meta page says against the file's size; return which engine wrote it.
+
+    Other processes may commit meanwhile, so a file that seems cut is looked at again if its meta pages have changed.
+    """
+    while True:
+        kind, meta = _newest_meta(path, descriptor)
+        size = os.fstat(descriptor).st_size  # after the meta pages: they are written after what they speak of
+        needed = (meta.last_page + 1) * meta.page_bytes
+        if size >= needed or _all_free(descriptor, kind, meta, size // meta.page_bytes):
+            return kind
+        if _newest_meta(path, descriptor)[1].transaction == meta.transaction:
+            raise DatabaseDamagedError(f"{path} was cut short: it has {size} bytes of {needed}")
+
+
+def _newest_meta(path: Path, descriptor: int) -> tuple[int, _Meta]:
+    """Read both meta pages as LMDB lays them out on 64-bit hosts and return the newer one.
 
     After the page header stand magic, version, map address and map size (4, 4, 8 and 8 bytes), two 48-byte database
-    descriptions of which the first begins with the page size, the last page's number and the transaction's number
-    (`struct MDB_meta` in mdb.c).
+    descriptions of which the first, of the free pages, begins with the page size and ends with the tree's root, the
+    last page's number and the transaction's number (`struct MDB_meta` in mdb.c).
     """
     first = os.pread(descriptor, _META_BYTES, 0)
     for kind, header_bytes in _META_HEADER_BYTES.items():
@@ -163,30 +194,45 @@ def _check_meta(path: Path, descriptor: int, size: int) -> int:
         lowest, highest = _PAGE_BYTES_RANGE
         if page_bytes & (page_bytes - 1) or not lowest <= page_bytes <= highest:
             raise DatabaseDamagedError(f"{path}: the first meta page gives a page size of {page_bytes}")
-        second = os.pread(descriptor, _META_BYTES, page_bytes)
-        if size < 2 * page_bytes or len(second) < _META_BYTES:
+        second = os.pread(descriptor, page_bytes, page_bytes)
+        if len(second) < page_bytes:
             raise DatabaseDamagedError(f"{path} is shorter than its two meta pages")
-        states = [
-            struct.unpack_from("<QQ", meta, header_bytes + 120)
+        metas = [
+            _Meta(page_bytes, *struct.unpack_from("<Q48xQQ", meta, header_bytes + 64))
             for meta in (first, second)
             if struct.unpack_from("<I", meta, header_bytes)[0] == _MAGIC
         ]
-        last_page, _ = max(states, key=lambda state: state[1])
-        needed = (last_page + 1) * page_bytes
-        if size < needed:
-            raise DatabaseDamagedError(f"{path} was cut short: it has {size} bytes of {needed}")
-        return kind
+        return kind, max(metas, key=lambda meta: meta.transaction)
     raise DatabaseDamagedError(f"{path} is no LMDB database: neither engine's meta page is there")
+
+
+def _all_free(descriptor: int, kind: int, meta: _Meta, first_page: int) -> bool:
+    """Tell whether all pages from one to the last are free, so that nobody misses them."""
+    missing = meta.last_page + 1 - first_page
+    try:
+        free = {
+            page
+            for page in free_pages(
+                lambda start, count: os.pread(descriptor, count, start),
+                meta.free_root,
+                page_bytes=meta.page_bytes,
+                header_bytes=_META_HEADER_BYTES[kind],
+            )
+            if first_page <= page <= meta.last_page
+        }
+    except (FreelistError, OSError, OverflowError):
+        return False
+    return len(free) == missing
 
 
 def _mount_type(path: Path) -> str:
     """Return the type of the file system at a resolved path, from proc(5)'s mountinfo; empty if that cannot be told."""
     best, kind = "", ""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").split("\n")
     except OSError:
         return ""
-    for line in lines:
+    for line in filter(None, lines):
         before, _, after = line.partition(" - ")
         mount_point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), before.split(" ")[4])
         inside = str(path) == mount_point or str(path).startswith(mount_point.rstrip("/") + "/")

@@ -45,8 +45,10 @@ class ReadTransaction:
         environment = self._environment
         raw = self._raw
         if self._epoch != environment.epoch:
-            environment.abandon(raw)
-            raise CatalogClosedError(f"{environment.path}: the process forked inside this transaction")
+            engine.keep_forever(raw)
+            if error is None:
+                raise CatalogClosedError(f"{environment.path}: the process forked inside this transaction")
+            return
         try:
             self._end(raw, failed=error is not None)
         except engine.Error as failure:

@@ -11,6 +11,8 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
@@ -87,9 +89,16 @@ class Writer:
         """
         call = _Call(operation)
         self._waiting.append(call)
-        with self._door:
-            if not call.done:
-                self._lead(call)
+        door = self._door
+        try:
+            with door:
+                while not call.done:
+                    self._answer_some()
+        except BaseException:
+            # An interruption. What nobody has taken up yet nobody shall.
+            with suppress(ValueError, IndexError):
+                self._waiting.remove(call)
+            raise
         if call.error is not None:
             raise call.error
         result: Result = call.result
@@ -98,19 +107,36 @@ class Writer:
     def close(self) -> None:
         """Let those through who wait, and refuse whoever comes later."""
         with self._door:
+            while self._waiting:
+                self._answer_some()
             self._closed = True
+        with suppress(ValueError):
+            self._environment.fork_hooks.remove(self.forked)
 
-    def _lead(self, own: _Call) -> None:
-        while not own.done:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_CALLS_MAX))]
-            try:
-                self._answer(batch)
-            except BaseException:
-                # Not an answer to the calls but an interruption of this thread: what did not take place goes back.
-                if self._outcome() == "committed":
-                    _finish(batch)
-                self._waiting.extendleft(call for call in reversed(batch) if call is not own and not call.done)
-                raise
+    def _answer_some(self) -> None:
+        """Answer as many of those who wait as fit into a batch; they go back into the queue if this is interrupted."""
+        self._attempt = None
+        batch: list[_Call] = []
+        try:
+            while self._waiting and len(batch) < BATCH_CALLS_MAX:
+                batch.append(self._waiting.popleft())
+            self._answer(batch)
+        except BaseException:
+            self._settle_interrupted(batch)
+            self._waiting.extendleft(call for call in reversed(batch) if not call.done)
+            raise
+
+    def _settle_interrupted(self, batch: list[_Call]) -> None:
+        """Answer the calls of a batch that may have been committed before it was interrupted."""
+        try:
+            outcome = self._outcome()
+        except CatalogError as failure:
+            _finish(batch, OutcomeUnknownError(f"the commit was interrupted; and then: {failure}"))
+            return
+        if outcome == "unknown":
+            _finish(batch, OutcomeUnknownError("the commit was interrupted; another process has written since"))
+        if outcome == "committed":
+            _finish(batch)
 
     def _answer(self, batch: list[_Call]) -> None:
         """Apply a batch until every call in it has its result or its error."""
@@ -139,7 +165,7 @@ class Writer:
         self._attempt = None
         with self._environment.write() as transaction:
             for call in batch:
-                _apply(call, transaction)
+                _apply(call, transaction, self._environment.path)
             if transaction.writes:
                 self._before_commit(transaction)
                 number = self._environment.last_transaction() + 1
@@ -172,13 +198,17 @@ class Writer:
         return "unknown" if last is not None and last.transaction > self._attempt.transaction else "absent"
 
 
-def _apply(call: _Call, transaction: WriteTransaction) -> None:
+def _apply(call: _Call, transaction: WriteTransaction, path: Path) -> None:
     writes = transaction.writes
     try:
         call.error = None
         call.result = call.operation(transaction)
-    except engine.Error:
+    except engine.MapFull:
         raise
+    except engine.Error as error:
+        # The engine may not go on with this transaction, whether the call wrote or not.
+        call.error = engine.translate(error, path)
+        raise _RejectedError(call) from error
     except Exception as error:
         call.error = error
         if transaction.writes != writes:
