@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+import os
 from typing import BinaryIO
 
 _READ_BYTES = 1 << 20
 
 
-def sha256_file(path: Path) -> tuple[str, int]:
+def sha256_file(path: str | os.PathLike[str]) -> tuple[str, int]:
     """Return the lowercase hex SHA-256 of a file and its size in bytes, both from the same read; OSError as `open`."""
-    with path.open("rb", buffering=0) as stream:
+    with open(path, "rb", buffering=0) as stream:
         return sha256_stream(stream)
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -82,7 +83,7 @@ def filled(environment: Environment) -> Iterator[None]:
     if not environment._closed:
         put_rows(environment, [(b"still here", b"1")])
         environment.close()
-    assert findings(environment.path) == []
+    assert findings(Path(environment.path)) == []
 
 
 @pytest.mark.parametrize("work", WORK)
@@ -197,7 +198,7 @@ print("sound", findings(environment.path))
 @pytest.mark.parametrize("kind", ["read", "write"])
 @pytest.mark.parametrize("way", ["os._exit", "sys.exit", "raise", "fall out", "use"])
 def test_ways_to_leave_a_transaction_that_the_parent_entered(environment: Environment, kind: str, way: str) -> None:
-    folder = environment.path.parent / "another"
+    folder = Path(environment.path).parent / "another"
     assert run(INSIDE, folder, kind, way).strip() == "sound []"
 
 

@@ -4,9 +4,9 @@ import os
 import random
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -259,7 +259,7 @@ def test_a_lock_file_that_root_makes_serves_the_owner(environment: Environment, 
 def test_files_that_may_not_be_read_are_a_matter_of_permission(environment: Environment, tmp_path: Path) -> None:
     environment.close()
     need_root()
-    folder = environment.path
+    folder = Path(environment.path)
     (folder / preflight.DATA_FILE).chmod(0o600)
 
     def as_somebody_else() -> str:
@@ -293,10 +293,10 @@ def test_a_sparse_lock_file_is_backed_and_keeps_its_content(tmp_path: Path) -> N
 
 
 def test_a_lock_file_that_another_process_makes_first_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link_late(source: Path, target: Path) -> None:
-        target.write_bytes(b"theirs")
-        assert source.exists()
-        raise FileExistsError(17, "File exists", str(target))
+    def link_late(source: str, target: str) -> None:
+        Path(target).write_bytes(b"theirs")
+        assert Path(source).exists()
+        raise FileExistsError(17, "File exists", target)
 
     monkeypatch.setattr("os.link", link_late)
     preflight.prepare_lock_file(tmp_path)
@@ -358,8 +358,9 @@ def test_no_room_for_the_lock_file_is_an_error_and_no_signal(
 
 
 def mounts(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    text = "".join(f"{line}\n" for line in lines)
-    monkeypatch.setattr(preflight, "Path", lambda _: SimpleNamespace(read_text=lambda *_, **__: text))
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", delete=False) as listing:
+        listing.writelines(f"{line}\n" for line in lines)
+    monkeypatch.setattr(preflight, "MOUNTS_FILE", listing.name)
 
 
 ROOT = "21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -32,6 +31,8 @@ READERS_MAX = 1000
 """Threads and processes that may read at once; each costs a 64-byte slot in the lock file."""
 
 TABLES_MAX = 64
+
+StrPath = str | os.PathLike[str]
 
 Error = lmdb.Error
 MapFull = lmdb.MapFullError
@@ -105,14 +106,14 @@ def version(engine: int = DEFAULT_ENGINE) -> str:
     return ".".join(str(part) for part in lmdb.version(lib_version=engine))
 
 
-def open_raw(path: Path, *, map_size_bytes: int, read_only: bool, durable: bool, engine: int) -> RawEnvironment:
+def open_raw(path: StrPath, *, map_size_bytes: int, read_only: bool, durable: bool, engine: int) -> RawEnvironment:
     """Open the environment in a folder that has one; raises the engine's own errors.
 
     `durable=False` leaves out the flush of the meta page: after a crash of the operating system the last commits may be
     gone, and the file is still sound.
     """
     return lmdb.open(
-        str(path),
+        os.fspath(path),
         map_size=map_size_bytes,
         subdir=True,
         readonly=read_only,
@@ -128,10 +129,10 @@ def open_raw(path: Path, *, map_size_bytes: int, read_only: bool, durable: bool,
     )
 
 
-def create_raw(path: Path, *, map_size_bytes: int, engine: int) -> RawEnvironment:
+def create_raw(path: StrPath, *, map_size_bytes: int, engine: int) -> RawEnvironment:
     """Make an environment in a folder that is empty but for its lock file; raises the engine's own errors."""
     return lmdb.open(
-        str(path), map_size=map_size_bytes, create=True, mode=0o664, max_dbs=TABLES_MAX, lib_version=engine
+        os.fspath(path), map_size=map_size_bytes, create=True, mode=0o664, max_dbs=TABLES_MAX, lib_version=engine
     )
 
 
@@ -145,7 +146,7 @@ def code(error: lmdb.Error) -> int:
     return getattr(error, "code", 0)
 
 
-def translate(error: lmdb.Error, path: Path) -> CatalogError:
+def translate(error: lmdb.Error, path: StrPath) -> CatalogError:
     """Return the error of ours that stands for one of the engine's."""
     text = f"{path}: {error}"
     by_code = _BY_CODE.get(code(error))
@@ -157,7 +158,7 @@ def translate(error: lmdb.Error, path: Path) -> CatalogError:
     return StorageFailedError(text) if code(error) > 0 else CatalogUnavailableError(text)
 
 
-def translate_os_error(error: OSError, path: Path) -> CatalogError:
+def translate_os_error(error: OSError, path: StrPath) -> CatalogError:
     """Return the error of ours that stands for one of the operating system's on a file of the environment."""
     kind = _BY_CODE.get(error.errno or 0, CatalogUnavailableError)
     return kind(f"{path}: {error.strerror or error}")

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError, StoragePermissionError
 from kvcatalog.kv import engine, preflight
@@ -31,14 +30,14 @@ REST_SECONDS_MAX = 60.0
 """How long growing the map waits for open snapshots before it gives up."""
 
 _registry_lock = threading.Lock()
-_open_environments: dict[Path, Environment] = {}
+_open_environments: dict[str, Environment] = {}
 
 
 class Environment:
     """Made by `open_environment`; `close` it as often as it was opened."""
 
     def __init__(
-        self, path: Path, tables: Iterable[Table], *, map_size_bytes: int, read_only: bool, durable: bool
+        self, path: str, tables: Iterable[Table], *, map_size_bytes: int, read_only: bool, durable: bool
     ) -> None:
         self.path = path
         self.read_only = read_only
@@ -111,7 +110,7 @@ class Environment:
     def file_figures(self) -> tuple[int, int]:
         """Return the size of the data file, and how much of it is taken by the last page in use, in bytes."""
         with self._in_use() as raw:
-            size = (self.path / preflight.DATA_FILE).stat().st_size
+            size = os.stat(os.path.join(self.path, preflight.DATA_FILE)).st_size
             return size, (raw.info()["last_pgno"] + 1) * raw.stat()["psize"]
 
     def translated(self, error: engine.Error) -> Exception:
@@ -284,7 +283,7 @@ class Environment:
         return raw
 
     def _make_guard(self) -> LockGuard | None:
-        lock_file = self.path / preflight.LOCK_FILE
+        lock_file = os.path.join(self.path, preflight.LOCK_FILE)
         try:
             return LockGuard(lock_file)
         except OSError as error:
@@ -307,7 +306,7 @@ class Environment:
 
 
 def open_environment(
-    path: Path,
+    path: engine.StrPath,
     tables: Iterable[Table],
     *,
     map_size_bytes: int = MAP_SIZE_BYTES,
@@ -318,7 +317,7 @@ def open_environment(
 
     Raises CatalogUnavailableError or one of its kinds; also if it is open already with other settings.
     """
-    path = path.resolve()
+    path = os.path.realpath(path)
     with _registry_lock:
         environment = _open_environments.get(path)
         if environment is None:

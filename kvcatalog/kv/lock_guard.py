@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from pathlib import Path
 
 
 def _lock(kind: int, start: int) -> bytes:
@@ -26,7 +25,7 @@ class LockGuard:
 
     __slots__ = ("_alive", "_descriptor", "_shared")
 
-    def __init__(self, lock_file: Path) -> None:
+    def __init__(self, lock_file: str) -> None:
         self._descriptor = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
         self._shared = _lock(fcntl.F_RDLCK, 0)
         self._alive = _lock(fcntl.F_WRLCK, os.getpid())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import stat
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 from kvcatalog.errors import (
@@ -20,6 +18,7 @@ from kvcatalog.kv.freelist import FreelistError, free_pages
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
+MOUNTS_FILE = "/proc/self/mountinfo"
 
 _MAGIC = 0xBEEFC0DE
 _META_HEADER_BYTES = {engine.ENGINE_0_9: 16, engine.ENGINE_1_0: 24}
@@ -67,26 +66,26 @@ _NETWORK_TYPES = frozenset(
 )
 
 
-def refuse_network_file_system(path: Path) -> None:
+def refuse_network_file_system(path: engine.StrPath) -> None:
     """Raise NetworkFileSystemError where `path` (which must exist) lies on a mount of a network file system."""
-    kind = _mount_type(path.resolve())
+    kind = _mount_type(os.path.realpath(path))
     if kind in _NETWORK_TYPES:
         raise NetworkFileSystemError(f"{path} lies on a file system of type {kind}")
 
 
-def check_data_file(folder: Path) -> int:
+def check_data_file(folder: engine.StrPath) -> int:
     """Return which engine wrote the data file, after making sure that mapping it cannot kill the process.
 
     It must be a regular file that belongs to us, to root or to its folder's owner, with a sound meta page, and behind
     its end no page but free ones. Raises DatabaseDamagedError or CatalogUnavailableError.
     """
-    path = folder / DATA_FILE
+    path = os.path.join(folder, DATA_FILE)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise engine.translate_os_error(error, path) from error
     try:
-        _check_owner(path, os.fstat(descriptor), folder.stat())
+        _check_owner(path, os.fstat(descriptor), os.stat(folder))
         return _check_meta(path, descriptor)
     except OSError as error:
         raise engine.translate_os_error(error, path) from error
@@ -94,16 +93,16 @@ def check_data_file(folder: Path) -> int:
         os.close(descriptor)
 
 
-def prepare_lock_file(folder: Path) -> None:
+def prepare_lock_file(folder: engine.StrPath) -> None:
     """Make sure that every byte of the lock file is backed by the disk, since the engine writes it through a map.
 
     A new one is written whole and appears under its name at once, for whoever owns the data file. Raises
     StorageFullError if there is no room. Must not be called while this process has the environment open: closing any
     descriptor of the lock file drops the process's locks.
     """
-    path = folder / LOCK_FILE
+    path = os.path.join(folder, LOCK_FILE)
     try:
-        status = path.lstat()
+        status = os.lstat(path)
     except FileNotFoundError:
         _create_lock_file(folder, path)
         return
@@ -121,8 +120,8 @@ def prepare_lock_file(folder: Path) -> None:
         raise engine.translate_os_error(error, path) from error
 
 
-def _create_lock_file(folder: Path, path: Path) -> None:
-    temporary = folder / f".{LOCK_FILE}.{secrets.token_hex(8)}"
+def _create_lock_file(folder: engine.StrPath, path: str) -> None:
+    temporary = os.path.join(folder, f".{LOCK_FILE}.{os.urandom(8).hex()}")
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
         try:
@@ -134,7 +133,7 @@ def _create_lock_file(folder: Path, path: Path) -> None:
             return  # another process was faster, and its file is as good
         finally:
             os.close(descriptor)
-            temporary.unlink()
+            os.unlink(temporary)
     except OSError as error:
         raise engine.translate_os_error(error, path) from error
 
@@ -146,10 +145,10 @@ def _write_whole(descriptor: int, data: bytes) -> None:
         written += os.write(descriptor, data[written:])
 
 
-def _give_to_owner_of_data(folder: Path, descriptor: int) -> None:
+def _give_to_owner_of_data(folder: engine.StrPath, descriptor: int) -> None:
     """Let root's first use of a catalog not shut out the user whose catalog it is."""
     try:
-        status = (folder / DATA_FILE).stat()
+        status = os.stat(os.path.join(folder, DATA_FILE))
     except FileNotFoundError:
         return
     if os.geteuid() == 0:
@@ -157,14 +156,14 @@ def _give_to_owner_of_data(folder: Path, descriptor: int) -> None:
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
 
 
-def _check_owner(path: Path, status: os.stat_result, folder_status: os.stat_result) -> None:
+def _check_owner(path: str, status: os.stat_result, folder_status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise DatabaseDamagedError(f"{path} is not a regular file")
     if status.st_uid not in {os.geteuid(), 0, folder_status.st_uid}:
         raise CatalogUnavailableError(f"{path} belongs to user {status.st_uid}, who owns neither the folder nor you")
 
 
-def _check_meta(path: Path, descriptor: int) -> int:
+def _check_meta(path: str, descriptor: int) -> int:
     """Hold what the newer meta page says against the file's size; return which engine wrote it.
 
     Other processes may commit meanwhile, so a file that seems cut is looked at again if its meta pages have changed.
@@ -179,7 +178,7 @@ def _check_meta(path: Path, descriptor: int) -> int:
             raise DatabaseDamagedError(f"{path} was cut short: it has {size} bytes of {needed}")
 
 
-def _newest_meta(path: Path, descriptor: int) -> tuple[int, _Meta]:
+def _newest_meta(path: str, descriptor: int) -> tuple[int, _Meta]:
     """Read both meta pages as LMDB lays them out on 64-bit hosts and return the newer one.
 
     After the page header stand magic, version, map address and map size (4, 4, 8 and 8 bytes), two 48-byte database
@@ -225,17 +224,18 @@ def _all_free(descriptor: int, kind: int, meta: _Meta, first_page: int) -> bool:
     return len(free) == missing
 
 
-def _mount_type(path: Path) -> str:
+def _mount_type(path: str) -> str:
     """Return the type of the file system at a resolved path, from proc(5)'s mountinfo; empty if that cannot be told."""
     best, kind = "", ""
     try:
-        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").split("\n")
+        with open(MOUNTS_FILE, encoding="utf-8", errors="surrogateescape") as mounts:
+            lines = mounts.read().split("\n")
     except OSError:
         return ""
     for line in filter(None, lines):
         before, _, after = line.partition(" - ")
         mount_point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), before.split(" ")[4])
-        inside = str(path) == mount_point or str(path).startswith(mount_point.rstrip("/") + "/")
+        inside = path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
         if inside and len(mount_point) >= len(best):
             best, kind = mount_point, after.split(" ")[0]
     return kind

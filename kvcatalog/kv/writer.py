@@ -7,12 +7,11 @@ call returns when its change is durable.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
@@ -77,7 +76,7 @@ class Writer:
         """Start afresh: what waits in the queue belongs to threads of the parent process."""
         self._door = threading.Lock()
         self._waiting: deque[_Call] = deque()
-        self._token = secrets.token_bytes(16)
+        self._token = os.urandom(16)
         self._batch = 0
         self._attempt: _Attempt | None = None
 
@@ -198,7 +197,7 @@ class Writer:
         return "unknown" if last is not None and last.transaction > self._attempt.transaction else "absent"
 
 
-def _apply(call: _Call, transaction: WriteTransaction, path: Path) -> None:
+def _apply(call: _Call, transaction: WriteTransaction, path: str) -> None:
     writes = transaction.writes
     try:
         call.error = None

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from kvcatalog import values
 from kvcatalog.clock import Clock, now_micros, to_micros
@@ -41,6 +40,9 @@ from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import write_tally
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 Position = TypeVar("Position")
@@ -67,7 +69,9 @@ class LmdbCatalog:
     @property
     def path(self) -> Path:
         """The folder in which the catalog lies, absolute."""
-        return self._environment.path
+        from pathlib import Path
+
+        return Path(self._environment.path)
 
     def register_or_get(
         self,
@@ -439,7 +443,7 @@ def _question(item: str | os.PathLike[str], kind: HaveKind) -> tuple[str, HaveKi
     if kind == "file" or (kind == "any" and not isinstance(item, str)):
         from kvcatalog.digest import sha256_file
 
-        digest, _ = sha256_file(Path(item))
+        digest, _ = sha256_file(item)
         return text, "file", digest
     values.required_text("item", text)
     if kind == "digest":

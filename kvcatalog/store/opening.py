@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from kvcatalog.clock import now_micros
 from kvcatalog.errors import CatalogMissingError, DatabaseDamagedError, UnsupportedFormatError
-from kvcatalog.kv.creation import create_environment
 from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
 from kvcatalog.kv.preflight import DATA_FILE
-from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
     FORMAT_KEY,
@@ -43,11 +40,11 @@ def open_lmdb_catalog(
 
     A migration is one transaction a version: killed in the middle, it starts again from the last version reached.
     """
-    folder = Path(path).absolute()
-    if not (folder / DATA_FILE).exists():
+    folder = os.path.abspath(path)
+    if not os.path.exists(os.path.join(folder, DATA_FILE)):
         if read_only or not create:
             raise CatalogMissingError(f"{folder}: there is no catalog")
-        create_environment(folder, TABLES, _first_rows())
+        _create(folder)
     with _opened(folder, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes) as environment:
         version = _format_version(environment)
         if version > FORMAT_VERSION:
@@ -62,7 +59,7 @@ def open_lmdb_catalog(
 
 
 @contextmanager
-def _opened(folder: Path, *, read_only: bool, durable: bool, map_size_bytes: int | None) -> Iterator[Environment]:
+def _opened(folder: str, *, read_only: bool, durable: bool, map_size_bytes: int | None) -> Iterator[Environment]:
     """Open an environment and close it again if what follows fails."""
     environment = open_environment(
         folder,
@@ -78,12 +75,20 @@ def _opened(folder: Path, *, read_only: bool, durable: bool, map_size_bytes: int
         raise
 
 
-def _first_rows() -> list[tuple[Table, bytes, bytes]]:
+def _create(folder: str) -> None:
+    """Make a catalog with an identity of its own."""
+    # Only the first opening of a catalog needs these.
+    import uuid
+    from pathlib import Path
+
+    from kvcatalog.kv.creation import create_environment
+
     identity = IdentityRow(str(uuid.uuid4()), 1, now_micros())
-    return [
+    rows = [
         (META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, FORMAT_VERSION)),
         (META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, identity)),
     ]
+    create_environment(Path(folder), TABLES, rows)
 
 
 def _format_version(environment: Environment) -> int:
@@ -91,7 +96,7 @@ def _format_version(environment: Environment) -> int:
         return _read_version(transaction, environment.path)
 
 
-def _read_version(transaction: ReadTransaction, path: Path) -> int:
+def _read_version(transaction: ReadTransaction, path: str) -> int:
     value = transaction.get(META, FORMAT_KEY)
     if value is None:
         raise DatabaseDamagedError(f"{path} is an LMDB environment, but no catalog of ours")
