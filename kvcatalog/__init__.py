@@ -1,7 +1,122 @@
 """kvcatalog: the index of record for what a download pipeline has stored."""
 
-from kvcatalog.errors import CatalogError
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kvcatalog.errors import (
+    AmbiguousDigestError,
+    CatalogClosedError,
+    CatalogError,
+    CatalogLockedError,
+    CatalogMissingError,
+    CatalogUnavailableError,
+    ConfigError,
+    CorruptRecordError,
+    DatabaseDamagedError,
+    FilterSyntaxError,
+    InvalidValueError,
+    ManifestError,
+    MapLimitError,
+    NetworkFileSystemError,
+    NotFoundError,
+    OutcomeUnknownError,
+    StorageFailedError,
+    StorageFullError,
+    StoragePermissionError,
+    TooManyReadersError,
+    UnsupportedFormatError,
+)
+from kvcatalog.filters import Filter, parse_filter
+from kvcatalog.models import (
+    CatalogStats,
+    Conflict,
+    DocumentRecord,
+    DuplicateGroup,
+    JournalEntry,
+    Page,
+    Possession,
+    Registration,
+    RegistrationRequest,
+    Root,
+    Sighting,
+    VariantRecord,
+    VariantRegistration,
+)
 from kvcatalog.store import open_catalog
 
+if TYPE_CHECKING:
+    from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, load_config
+    from kvcatalog.migrate import ImportReport, import_manifest
+    from kvcatalog.store.lmdb_catalog import LmdbCatalog
+    from kvcatalog.store.protocol import CatalogStore
+
 __version__ = "0.1.0"
-__all__ = ["CatalogError", "open_catalog"]
+__all__ = [
+    "AmbiguousDigestError",
+    "CatalogClosedError",
+    "CatalogConfig",
+    "CatalogError",
+    "CatalogLockedError",
+    "CatalogMissingError",
+    "CatalogStats",
+    "CatalogStore",
+    "CatalogUnavailableError",
+    "ConfigError",
+    "Conflict",
+    "ContentDownloadConfig",
+    "CorruptRecordError",
+    "DatabaseDamagedError",
+    "DocumentRecord",
+    "DuplicateGroup",
+    "Filter",
+    "FilterSyntaxError",
+    "ImportReport",
+    "InvalidValueError",
+    "JournalEntry",
+    "LmdbCatalog",
+    "ManifestError",
+    "MapLimitError",
+    "NetworkFileSystemError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "Page",
+    "Possession",
+    "Registration",
+    "RegistrationRequest",
+    "Root",
+    "Sighting",
+    "StorageConfig",
+    "StorageFailedError",
+    "StorageFullError",
+    "StoragePermissionError",
+    "TooManyReadersError",
+    "UnsupportedFormatError",
+    "VariantRecord",
+    "VariantRegistration",
+    "__version__",
+    "import_manifest",
+    "load_config",
+    "open_catalog",
+    "parse_filter",
+]
+
+# What brings in pydantic, or the engine, is imported when it is first used.
+_ON_USE = {
+    "CatalogConfig": "kvcatalog.config",
+    "ContentDownloadConfig": "kvcatalog.config",
+    "StorageConfig": "kvcatalog.config",
+    "load_config": "kvcatalog.config",
+    "ImportReport": "kvcatalog.migrate",
+    "import_manifest": "kvcatalog.migrate",
+    "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
+    "CatalogStore": "kvcatalog.store.protocol",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on its first use."""
+    module = _ON_USE.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
