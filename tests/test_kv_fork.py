@@ -14,6 +14,7 @@ import pytest
 
 from kvcatalog.errors import CatalogClosedError
 from kvcatalog.kv.environment import Environment, open_environment
+from kvcatalog.kv.lock_guard import LockGuard
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
 from tests.support import ROWS, TABLES, all_rows, findings, forked, put_rows, run
 
@@ -272,3 +273,20 @@ def test_a_transaction_entered_before_a_fork_says_so(environment: Environment) -
     assert forked(leaves)
     for transaction in reversed(entered):
         transaction.__exit__(None, None, None)
+
+
+def test_fork_in_the_middle_of_closing(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LockGuard.close
+    answers: list[object] = []
+
+    def close_and_fork(self: LockGuard) -> None:
+        monkeypatch.setattr(LockGuard, "close", real)
+        real(self)
+        forking = threading.Thread(target=lambda: answers.append(forked(lambda: writes(environment))))
+        forking.start()
+        forking.join()
+
+    monkeypatch.setattr(LockGuard, "close", close_and_fork)
+    environment.reopen()
+    assert answers == [b"1"]
+    assert dict(all_rows(environment))[b"from the child"] == b"1"

@@ -246,12 +246,12 @@ class Environment:
         self._open_raw()
 
     def _close_raw(self) -> None:
-        if self._raw is not None:
-            self._raw.close()
-            self._raw = None
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
+        raw, guard = self._raw, self._guard
+        self._raw = self._guard = None  # first: a child that is forked in between must find nothing half closed
+        if raw is not None:
+            raw.close()
+        if guard is not None:
+            guard.close()
 
     def _open_raw(self) -> engine.RawEnvironment:
         kind = preflight.check_data_file(self.path)
