@@ -233,7 +233,7 @@ class TestHave:
 class TestWhy:
     def test_who_refers_to_a_file_and_where_else_its_content_is(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
         (answer,) = cli("--json", "why", "a b.pdf").json
-        assert answer["without_it"] == ("1 document would lose their bytes; the same content lies in 1 other place")
+        assert answer["without_it"] == ("1 document would lose its bytes; the same content lies in 1 other place")
         assert [(each["kind"], each["document_id"]) for each in answer["references"]] == [("document", 1)]
         assert [each["storage_uri"] for each in answer["copies"]] == [(tmp_path / "gone.pdf").as_uri()]
 

@@ -92,7 +92,8 @@ def import_manifest(
                         progress=progress,
                     )
                 understood &= report.understood
-                yield _row(manifest, report)
+                row = _row(manifest, report)
+                yield _telling(row) if invocation.output.format == "table" else row
 
         invocation.output.details(rows(), _COLUMNS, identity=None)
     return ExitStatus.DONE if understood else ExitStatus.FINDINGS
@@ -110,6 +111,11 @@ def _opened(invocation: Invocation, *, dry_run: bool) -> Iterator[CatalogStore]:
             folder = stack.enter_context(TemporaryDirectory())
             catalog = open_catalog(str(Path(folder, "catalog.lmdb")))
         yield stack.enter_context(catalog)
+
+
+def _telling(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a report for people: without what was not asked for or did not happen, `lines` and `documents` apart."""
+    return {name: value for name, value in row.items() if value or name in {"lines", "documents", "understood"}}
 
 
 def _row(manifest: str, report: ImportReport) -> dict[str, Any]:

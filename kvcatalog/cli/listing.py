@@ -126,7 +126,9 @@ def dedup_report(invocation: Invocation, *, variants: bool, min_count: int, limi
     with invocation.open_catalog() as catalog:
         ordered = heapq.nsmallest(limit, rows(catalog), key=weight) if limit else sorted(rows(catalog), key=weight)
         invocation.output.rows(ordered, _DUPLICATE_COLUMNS, identity="sha256")
-    invocation.note(f"{groups} digests, {copies} copies beyond the first, {size_text(size)} in them")
+    digests = f"{groups} digest{'s' * (groups != 1)}"
+    extra = f"{copies} cop{'y' if copies == 1 else 'ies'}"
+    invocation.note(f"{digests}, {extra} beyond the first with {size_text(size)}")
 
 
 class _Pages:

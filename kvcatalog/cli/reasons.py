@@ -145,4 +145,4 @@ def _consequence(references: list[_Reference], copies: list[_Reference]) -> str:
     rescue = (
         f"the same content lies in {places} other place{'s' * (places != 1)}" if places else "no other copy is known"
     )
-    return f"{losers} would lose their bytes; {rescue}"
+    return f"{losers} would lose {'its' if len(references) == 1 else 'their'} bytes; {rescue}"

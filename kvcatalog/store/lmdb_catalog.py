@@ -255,21 +255,25 @@ class LmdbCatalog:
         where = where or _EVERYTHING
         order, walk = searching.plan(where, sort)
         position = searching.position(after, order, reverse=reverse)
-        records: list[DocumentRecord] = []
+        found: list[tuple[searching.Position, DocumentRecord]] = []
         while True:
             with self._environment.read() as transaction:
-                found, position = searching.step(
+                more, position = searching.step(
                     transaction,
                     walk,
                     where,
                     self._roots.at(transaction),
                     after=position,
                     reverse=reverse,
-                    limit=limit - len(records),
+                    limit=limit + 1 - len(found),
                 )
-            records += found
-            if position is None or len(records) == limit:
-                return Page(tuple(records), searching.token(order, position, reverse=reverse))
+            found += more
+            if position is None or len(found) > limit:
+                break
+        # One record more than asked for tells whether there is a next page.
+        last = found[limit - 1][0] if len(found) > limit else None
+        records = tuple(record for _, record in found[:limit])
+        return Page(records, searching.token(order, last, reverse=reverse))
 
     def iter_records(self, where: Filter | None = None) -> Iterator[DocumentRecord]:
         """See CatalogStore."""
@@ -279,9 +283,10 @@ class LmdbCatalog:
         def step(
             transaction: ReadTransaction, roots: RootMap, after: searching.Position | None
         ) -> tuple[list[DocumentRecord], searching.Position | None]:
-            return searching.step(
+            found, position = searching.step(
                 transaction, walk, where, roots, after=after, reverse=False, limit=searching.STEP_ROWS
             )
+            return [record for _, record in found], position
 
         return self._stepwise(step)
 

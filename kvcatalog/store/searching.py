@@ -95,16 +95,19 @@ def step(
     after: Position | None,
     reverse: bool,
     limit: int,
-) -> tuple[list[DocumentRecord], Position | None]:
-    """Return the records that the next rows of a walk give, `limit` at most, and where to go on (None at the end)."""
-    records: list[DocumentRecord] = []
+) -> tuple[list[tuple[Position, DocumentRecord]], Position | None]:
+    """Return the records that the next rows of a walk give, `limit` at most, each with where it stands.
+
+    The second value is where to go on, None at the end.
+    """
+    records: list[tuple[Position, DocumentRecord]] = []
     pairs = transaction.items(walk.table, walk.start, walk.stop, reverse=reverse, after=after)
     for looked_at, pair in enumerate(pairs, 1):
         document_id = id_of(pair[0] if walk.id_in == "key" else pair[1])
         row = reading.indexed(walk.table, pair[1], reading.document_row(transaction, document_id))
         record = reading.document_record(document_id, row, roots)
         if where.predicate(record):
-            records.append(record)
+            records.append((pair, record))
         if len(records) == limit or looked_at == STEP_ROWS:
             return records, pair
     return records, None
