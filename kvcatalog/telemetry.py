@@ -53,7 +53,7 @@ def registered(seconds: float, *, resolver: str, content_type: str | None) -> No
 
 
 def batch_committed(size: int) -> None:
-    """Record how many registrations one transaction held."""
+    """Record how many writing calls one transaction answered."""
     if instruments := _instruments():
         instruments.batch_size.record(size)
 
@@ -97,8 +97,8 @@ def _make() -> _Instruments:
             explicit_bucket_boundaries_advisory=_SECONDS_BOUNDARIES,
         ),
         batch_size=meter.create_histogram(
-            "contentdownload_registration_batch_size",
-            description="Registrations in one transaction",
+            "contentdownload_commit_batch_size",
+            description="Writing calls that one transaction answered",
             explicit_bucket_boundaries_advisory=_BATCH_BOUNDARIES,
         ),
     )

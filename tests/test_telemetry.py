@@ -62,7 +62,7 @@ def test_the_histograms_have_boundaries_that_fit_what_they_measure() -> None:
     assert latency["attributes"] == {"resolver": "crossref", "content_type": "text/html"}
     assert (latency["unit"], latency["count"], latency["sum"]) == ("s", 1, 0.002)
     assert latency["explicit_bounds"][0] < 0.001
-    batch = found["contentdownload_registration_batch_size"]
+    batch = found["contentdownload_commit_batch_size"]
     assert (batch["count"], batch["sum"], batch["attributes"]) == (1, 64, {})
     assert batch["explicit_bounds"][-1] == 100_000
 
@@ -72,3 +72,19 @@ def test_a_host_that_configures_later_hears_what_comes_after() -> None:
     assert points(run(late))["contentdownload_gc_removed_total"]["value"] == 3
     later_still = USE + LISTEN + USE + REPORT
     assert points(run(later_still))["contentdownload_gc_removed_total"]["value"] == 3
+
+
+def test_a_registration_and_its_commit_are_measured() -> None:
+    register = """
+import tempfile
+from kvcatalog import open_catalog
+with tempfile.TemporaryDirectory() as folder, open_catalog(folder + "/catalog") as catalog:
+    for size in (1, 1, 2):
+        catalog.register(
+            artifact_id="a", source_url="u", resolver="core", bytes=size, storage_uri="file:///x", content_type="a/b;c"
+        )
+"""
+    found = points(run(LISTEN + register + REPORT))
+    latency = found["contentdownload_registration_seconds"]
+    assert (latency["count"], latency["attributes"]) == (3, {"resolver": "core", "content_type": "a/b"})
+    assert (found["contentdownload_commit_batch_size"]["count"], latency["sum"] > 0) == (3, True)

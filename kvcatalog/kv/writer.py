@@ -62,12 +62,23 @@ class _Call:
 
 
 class Writer:
-    """The door of one process. `token_table` takes the row by which a commit whose answer was lost is recognised."""
+    """The door of one process.
 
-    def __init__(self, environment: Environment, token_table: Table, before_commit: Operation[None]) -> None:
+    `token_table` takes the row by which a commit whose answer was lost is recognised. `after_commit` is told how many
+    calls a transaction has answered.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        token_table: Table,
+        before_commit: Operation[None],
+        after_commit: Callable[[int], None] = lambda calls: None,
+    ) -> None:
         self._environment = environment
         self._token_table = token_table
         self._before_commit = before_commit
+        self._after_commit = after_commit
         self._closed = False
         self.forked()
         environment.fork_hooks.append(self.forked)
@@ -156,6 +167,7 @@ class Writer:
                 return
             else:
                 _finish(batch)
+                self._after_commit(len(batch))
                 return
 
     def _commit(self, batch: list[_Call]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from kvcatalog import values
+from kvcatalog import telemetry, values
 from kvcatalog.clock import Clock, now_micros, to_micros
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import Condition, Filter
@@ -61,7 +62,7 @@ class LmdbCatalog:
         self._clock = clock
         self._command = command
         self._roots = reading.RootCache()
-        self._writer = Writer(environment, COUNTERS, write_tally)
+        self._writer = Writer(environment, COUNTERS, write_tally, telemetry.batch_committed)
         self._closed = False
         with environment.read() as transaction:
             self.identity = reading.read_identity(transaction)
@@ -124,7 +125,12 @@ class LmdbCatalog:
             created_at=created_at,
             on_conflict=on_conflict,
         )
-        return self._register_batch([request])[0]
+        if not telemetry.listening():
+            return self._register_batch([request])[0]
+        start = time.perf_counter()
+        registration = self._register_batch([request])[0]
+        telemetry.registered(time.perf_counter() - start, resolver=resolver, content_type=content_type)
+        return registration
 
     def register_many(
         self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
