@@ -73,7 +73,7 @@ class Writer:
         environment: Environment,
         token_table: Table,
         before_commit: Operation[None],
-        after_commit: Callable[[int], None] = lambda calls: None,
+        after_commit: Callable[[int], None] = lambda _calls: None,
     ) -> None:
         self._environment = environment
         self._token_table = token_table
