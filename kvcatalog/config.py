@@ -8,22 +8,18 @@ what opens them makes them absolute.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
+from kvcatalog.config_files import Values, read_config_file
 from kvcatalog.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "KVCATALOG_"
 
 Origin = Literal["flag", "environment", "file", "default"]
-Values = Mapping[str, object]
 _NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -121,16 +117,9 @@ class _Source(Struct, frozen=True):
     values: Values
 
 
-class _Environment(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__")
-
-    storage: StorageConfig = Field(default_factory=StorageConfig)
-    catalog: CatalogConfig = Field(default_factory=CatalogConfig)
-
-
 def _sources(path: str | os.PathLike[str] | None, overrides: Values | None) -> tuple[_Source, ...]:
     """Return the sources, the strongest first."""
-    file = () if path is None else (_Source("file", os.fspath(path), _read_file(Path(path))),)
+    file = () if path is None else (_Source("file", os.fspath(path), read_config_file(path)),)
     return (
         _Source("flag", "the command line", overrides or {}),
         _Source("environment", "the environment", _read_environment()),
@@ -138,38 +127,28 @@ def _sources(path: str | os.PathLike[str] | None, overrides: Values | None) -> t
     )
 
 
-def _read_file(path: Path) -> Values:
-    try:
-        text = path.read_text(encoding="utf-8")
-        match path.suffix.lower():
-            case ".toml":
-                contents: object = tomllib.loads(text)
-            case ".yaml" | ".yml":
-                contents = yaml.safe_load(text)
-            case _:
-                raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .toml")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if contents is None:
-        return {}
-    if not isinstance(contents, dict):
-        raise ConfigError(f"{path}: must hold the sections {' and '.join(ContentDownloadConfig.model_fields)}")
-    return contents
-
-
 def _read_environment() -> Values:
     sections = tuple(ContentDownloadConfig.model_fields)
-    for name in os.environ:
+    ours = [name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX)]
+    if not ours:
+        return {}
+    for name in ours:
         # What other programs set under our prefix (service links of Kubernetes) is theirs; what begins like a section
         # and is none is a slip of the pen.
         section, delimiter, _ = name.lower().removeprefix(ENVIRONMENT_PREFIX.lower()).partition("__")
         meant = name.upper().startswith(tuple(f"{ENVIRONMENT_PREFIX}{known}_".upper() for known in sections))
         if meant and not (delimiter and section in sections):
             raise ConfigError(f"{name} in the environment: section and key are joined by two underscores")
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+    class Environment(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__")
+
+        storage: StorageConfig = Field(default_factory=StorageConfig)
+        catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+
     try:
-        return EnvSettingsSource(_Environment)()
+        return EnvSettingsSource(Environment)()
     except SettingsError as error:
         raise ConfigError(f"the environment: {error}: {error.__cause__}") from error
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, explain_config, load_config
+from kvcatalog.config_files import KEYS, catalog_path
 from kvcatalog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -175,3 +176,28 @@ def test_what_others_set_under_the_prefix_is_theirs(monkeypatch: pytest.MonkeyPa
 def test_the_package_alone_imports_no_pydantic() -> None:
     script = "import kvcatalog, kvcatalog.errors, sys; sys.exit(bool({'pydantic', 'yaml'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_keys_that_are_known_without_the_models_are_theirs() -> None:
+    assert set(StorageConfig.model_fields) == KEYS["storage"]
+    assert set(CatalogConfig.model_fields) == KEYS["catalog"]
+    assert set(ContentDownloadConfig.model_fields) == set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("contents", "path"),
+    [
+        ({"catalog": {"path": "a/b.lmdb", "retention_days": 3}, "storage": {"layout": "cas"}}, "a/b.lmdb"),
+        ({"catalog": {"path": "dynamodb://table", "backend": "dynamodb"}}, None),
+        ({"catalog": {"path": "a", "backend": "other"}}, None),
+        ({"catalog": {"path": 5}}, None),
+        ({"catalog": {"path": ""}}, None),
+        ({"catalog": {"path": "a", "pahth": "b"}}, None),
+        ({"catalog": {"path": "a"}, "storage": {"rot": "b"}}, None),
+        ({"catalog": {"path": "a"}, "storge": {}}, None),
+        ({"catalog": None}, None),
+        ({}, None),
+    ],
+)
+def test_only_a_plain_path_is_taken_without_validating(contents: dict[str, object], path: str | None) -> None:
+    assert catalog_path(contents) == path

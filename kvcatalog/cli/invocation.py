@@ -43,18 +43,25 @@ class Invocation:
         """
         from kvcatalog.store import open_catalog
 
-        return open_catalog(self._target(), read_only=read_only, create=not read_only, command=command)
+        target = self._target(path_suffices=read_only)
+        return open_catalog(target, read_only=read_only, create=not read_only, command=command)
 
     def note(self, message: str) -> None:
         """Write a message for people to standard error, unless --quiet was given."""
         if self.verbosity >= 0:
             sys.stderr.write(visible(message) + "\n")
 
-    def _target(self) -> str | CatalogConfig:
-        # Without a source of configuration there is nothing to merge; importing pydantic takes longer than a lookup.
-        configured = self.config_path or any(name.upper().startswith("KVCATALOG_") for name in os.environ)
-        if self._catalog is not None and not configured:
-            return self._catalog
+    def _target(self, *, path_suffices: bool) -> str | CatalogConfig:
+        """Return which catalog to open; to read, its path says it all, and is found without importing pydantic."""
+        if not any(name.upper().startswith("KVCATALOG_") for name in os.environ):
+            if self._catalog is not None and self.config_path is None:
+                return self._catalog
+            if path_suffices and self.config_path is not None:
+                from kvcatalog.config_files import catalog_path, read_config_file
+
+                path = catalog_path(read_config_file(self.config_path))
+                if path is not None:
+                    return path if self._catalog is None else self._catalog
         from kvcatalog.config import load_config
 
         return load_config(self.config_path, self.overrides).catalog

@@ -1,7 +1,7 @@
 """What one answer costs from a cold shell, beside importing what it cannot do without.
 
-Usage: python -m tools.bench.startup CATALOG [--document ID] [--runs N]; the document must be there. Processor time, medians, in turns.
-Compiled modules must be cached: run it without PYTHONDONTWRITEBYTECODE.
+Usage: python -m tools.bench.startup CATALOG [--document ID] [--runs N]; processor time, medians, in turns. Compiled
+modules must be cached: run it without PYTHONDONTWRITEBYTECODE.
 """
 
 from __future__ import annotations

@@ -1,0 +1,100 @@
+"""Configuration files as they are written, and the one question that is asked of them at every start.
+
+Validating a configuration takes pydantic, whose import costs more than a lookup; here is what does without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from kvcatalog.errors import ConfigError
+
+Values = Mapping[str, object]
+
+KEYS = {
+    "storage": frozenset(
+        (
+            "backend",
+            "root_dir",
+            "layout",
+            "cas_prefix",
+            "hardlink_dedup",
+            "policy_links",
+            "s3_bucket",
+            "s3_prefix",
+            "s3_storage_class",
+            "s3_endpoint_url",
+            "s3_region",
+        )
+    ),
+    "catalog": frozenset(
+        (
+            "enabled",
+            "backend",
+            "path",
+            "durability",
+            "compute_sha256",
+            "verify_on_register",
+            "retention_days",
+            "orphan_ttl_days",
+            "map_size_bytes",
+        )
+    ),
+}
+"""The sections of a configuration and their keys; a test holds them against the models."""
+
+
+def read_config_file(path: str | os.PathLike[str]) -> Values:
+    """Return what a YAML or TOML file holds; ConfigError if it cannot be read or holds no sections."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        contents = _parse(os.fspath(path), text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if contents is None:
+        return {}
+    if not isinstance(contents, dict):
+        raise ConfigError(f"{path}: must hold the sections {' and '.join(KEYS)}")
+    return contents
+
+
+def catalog_path(contents: Values) -> str | None:
+    """Return where a file says that a local catalog lies.
+
+    None where it does not say so in plain words, or holds a key that is not known: then the whole is to be validated.
+    """
+    if not contents.keys() <= KEYS.keys():
+        return None
+    sections: dict[str, Values] = {}
+    for section, known in KEYS.items():
+        inner = contents.get(section, {})
+        if not isinstance(inner, Mapping) or not inner.keys() <= known:
+            return None
+        sections[section] = inner
+    catalog = sections["catalog"]
+    path = catalog.get("path")
+    if isinstance(path, str) and path and "://" not in path and catalog.get("backend", "lmdb") == "lmdb":
+        return path
+    return None
+
+
+def _parse(path: str, text: str) -> object:
+    match os.path.splitext(path)[1].lower():
+        case ".toml":
+            import tomllib
+
+            return tomllib.loads(text)
+        case ".yaml" | ".yml":
+            import yaml
+
+            try:
+                contents: object = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(str(error)) from error
+            return contents
+        case _:
+            raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .toml")
