@@ -107,7 +107,7 @@ class StoragePermissionError(CatalogUnavailableError):
 class MapLimitError(CatalogUnavailableError):
     """The memory map cannot grow: its limit is reached, or a snapshot held it for too long."""
 
-    advice = "End long snapshots, or raise catalog.map_size_bytes."
+    advice = "End long snapshots, and see that the process may use enough address space (ulimit -v)."
 
 
 class TooManyReadersError(CatalogUnavailableError):

@@ -1,15 +1,16 @@
 """Every sub-database of the catalog, what its keys are made of, and which question it answers.
 
-Ids are eight bytes, most significant first. A digest index is keyed by the first half of the SHA-256, 128 bits; the
-whole digest stands in the row, and stored fields are compared on every read. A location is a root's id and the path
-below it, or a whole URI outside all roots; a content-addressed path is not stored at all (path None), since root and
-digest give it.
+Ids are eight bytes, most significant first. Stored fields are compared with the index that led to them on every read.
+Digests are declared by callers, so an index has them whole: one that begins alike is easily made up. A location is a
+root's id and the path below it, or a whole URI outside all roots; a content-addressed path is not stored at all (path
+None), since root and digest give it.
 Times are signed microseconds since 1970-01-01 UTC.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from msgspec import Struct
 
@@ -25,7 +26,6 @@ FORMAT_VERSION = 1
 ARTIFACT_BYTES_MAX = 400
 NAME_BYTES_MAX = 200
 LOCATION_BYTES_MAX = 400
-DIGEST_KEY_BYTES = 16
 
 DOCUMENTS = Table("documents")  # document id -> record; in order of registration
 BY_KEY = Table(
@@ -255,11 +255,6 @@ def document_key(artifact_id: str, source_url: str, resolver: str) -> bytes:
     return artifact_key(artifact_id) + keys.digest(source_url.encode(), resolver.encode())
 
 
-def digest_key(digest: bytes) -> bytes:
-    """Return the key of a SHA-256, whole or of its first bytes only."""
-    return digest[:DIGEST_KEY_BYTES]
-
-
 def url_key(source_url: str) -> bytes:
     """Return the key of a source URL; other URLs may share it."""
     return keys.short_hash(source_url.encode())
@@ -306,7 +301,7 @@ def unhashed_content(size: int, root: int | None, path: str) -> bytes:
 
 
 def _digest_keys(row: DocumentRow | VariantRow) -> tuple[bytes, ...]:
-    return () if row.digest is None else (digest_key(row.digest),)
+    return () if row.digest is None else (row.digest,)
 
 
 def _location_keys(row: DocumentRow | VariantRow | ConflictRow) -> tuple[bytes, ...]:
@@ -342,6 +337,11 @@ VARIANT_INDEXES: tuple[Index[VariantRow], ...] = (
 
 CONFLICT_INDEXES: tuple[Index[ConflictRow], ...] = (Index(CONFLICTS_BY_STORAGE_URI, _location_keys),)
 """Rows (key -> document id) that follow from a conflict."""
+
+
+_LEADING: tuple[Index[Any], ...] = DOCUMENT_INDEXES + VARIANT_INDEXES
+KEYS_OF = {index.table: index.keys for index in _LEADING}
+"""For each table that leads to rows, the keys under which a row belongs there."""
 
 
 def totals_of(row: DocumentRow) -> Iterator[tuple[str, str]]:

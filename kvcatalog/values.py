@@ -29,20 +29,20 @@ def required_text(field: str, value: object) -> str:
     if "\0" in value:
         raise InvalidValueError(field, "must not contain the NUL character")
     try:
-        value.encode()
+        encoded = value.encode()
     except UnicodeEncodeError as error:
         raise InvalidValueError(field, f"is not valid Unicode: a lone surrogate at character {error.start}") from error
-    return value
+    return value if type(value) is str else encoded.decode()
 
 
 def optional_text(field: str, value: object) -> str | None:
     """Return text as `required_text` does; None and the empty string become None."""
-    return required_text(field, value) if value else None
+    return None if value is None or value == "" else required_text(field, value)
 
 
 def digest(field: str, value: object) -> str | None:
     """Return a SHA-256 in 64 lowercase hex digits; None and the empty string become None."""
-    if not value:
+    if value is None or value == "":
         return None
     if not isinstance(value, str) or not is_digest(value):
         raise InvalidValueError(field, "must be a SHA-256 in 64 hex digits")
@@ -71,6 +71,17 @@ def record_id(field: str, value: object) -> int:
     return _integer(field, value, 1, ID_MAX)
 
 
+def positive(field: str, value: object) -> int:
+    """Return a number from 1 to 2^63-1."""
+    return _integer(field, value, 1, INTEGER_MAX)
+
+
+def choice(field: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of the choices."""
+    if value not in choices:
+        raise InvalidValueError(field, f"must be one of {', '.join(choices)}, not {value!r}")
+
+
 def moment(field: str, value: object) -> datetime:
     """Return an aware datetime, in UTC."""
     if not isinstance(value, datetime):
@@ -94,5 +105,5 @@ def _integer(field: str, value: object, lowest: int, highest: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(field, f"must be an integer, not {type(value).__name__}")
     if not lowest <= value <= highest:
-        raise InvalidValueError(field, f"must be from {lowest} to {highest}, not {value}")
-    return value
+        raise InvalidValueError(field, f"must be from {lowest} to {highest}")
+    return int(value)

@@ -55,7 +55,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self.documents: dict[int, DocumentRecord] = {}
         self.variants: dict[tuple[int, str], dict[str, Any]] = {}
         self.conflicts: set[tuple[Any, ...]] = set()
-        self.sightings: set[tuple[str, int]] = set()
+        self.sightings: set[tuple[str | None, int]] = set()
         self.last_id = 0
 
     @initialize(known=st.booleans())
@@ -146,6 +146,10 @@ class CatalogMachine(RuleBasedStateMachine):
         assert_changed(old, record, {} if fields(old, *changes) == changes else changes)
         if fields(old, *changes) != changes:
             self.conflicts.discard(conflict_key(old.id, None, fields(record, "bytes", "sha256", "storage_uri")))
+        if record.run_id != old.run_id:
+            self.sightings.discard((record.run_id, record.id))
+            if old.run_id is not None:
+                self.sightings.add((old.run_id, record.id))
         self.documents[record.id] = record
 
     @precondition(lambda self: self.documents)

@@ -1,18 +1,22 @@
 """Registering: idempotence, enrichment, conflicts, sightings, and what is refused."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcatalog import open_catalog
-from kvcatalog.errors import CatalogClosedError, InvalidValueError, NotFoundError
+from kvcatalog import open_catalog, schema
+from kvcatalog.errors import CatalogClosedError, InvalidValueError, NotFoundError, StoragePermissionError
+from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import RegistrationRequest
+from kvcatalog.store import operations
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.values import media_type
 from tests.invariants import assert_consistent
@@ -187,6 +191,10 @@ def test_a_required_text_that_cannot_be_stored_is_named(catalog: LmdbCatalog, fi
         ("created_at", "2025-01-01"),
         ("created_at", datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))),
         ("on_conflict", "explode"),
+        ("on_conflict", []),
+        ("run_id", 0),
+        ("content_type", False),
+        ("sha256", 0),
     ],
 )
 def test_any_other_value_that_cannot_be_stored_is_named(catalog: LmdbCatalog, field: str, value: object) -> None:
@@ -248,3 +256,113 @@ def test_a_closed_catalog_refuses_and_closing_twice_is_nothing(tmp_path: Path) -
 def test_media_types_are_compared_without_parameters_and_case() -> None:
     assert media_type('Text/HTML; charset="UTF-8"') == "text/html"
     assert media_type(" ;x") is None
+
+
+def test_digests_that_begin_alike_are_not_equal(catalog: LmdbCatalog) -> None:
+    for number in (1, 2):
+        catalog.register(**DOCUMENT | {"artifact_id": f"a{number}", "sha256": f"{number:064x}"})
+    assert (catalog.stats().duplicate_documents, list(catalog.find_duplicates())) == (0, [])
+    assert catalog.digests("0") == [f"{number:064x}" for number in (1, 2)]
+    assert [record.artifact_id for record in catalog.get_by_sha256(f"{2:064x}")] == ["a2"]
+
+
+def test_an_artifact_id_at_the_cut_is_told_from_those_that_go_on(catalog: LmdbCatalog) -> None:
+    shorter = "x" * 400
+    for number in range(600):  # one digest in 256 begins with NUL
+        catalog.register(**DOCUMENT | {"artifact_id": f"{shorter}{number}"})
+    record = catalog.register(**DOCUMENT | {"artifact_id": shorter}).record
+    assert catalog.get_by_artifact(shorter) == [record]
+
+
+def test_every_place_of_a_conflict_stays_known(catalog: LmdbCatalog) -> None:
+    catalog.register(**DOCUMENT)
+    other = DOCUMENT | {"bytes": 5, "sha256": "cd" * 32}
+    for place in ("one", "two"):
+        catalog.register(**other | {"storage_uri": f"s3://bucket/{place}"})
+    catalog.register(**other | {"storage_uri": "s3://bucket/three"}, on_conflict="replace")
+    with catalog._environment.read() as transaction:
+        linked = {schema.LINK_CODEC.decode(key, value).path for key, value in transaction.items(schema.LINKS)}
+    assert linked == {"s3://bucket/one", "s3://bucket/two"}
+
+
+def test_a_record_that_changes_its_run_stays_on_the_list_of_both(catalog: LmdbCatalog) -> None:
+    catalog.register(**DOCUMENT)
+    catalog.register(**DOCUMENT | {"run_id": "run-2"})
+    catalog.update(1, run_id="run-2")
+    assert [sighting.run_id for sighting in catalog.get_sightings()] == ["run-1"]
+    assert [record.id for record in catalog.get_by_run("run-2")] == [1]
+
+
+def test_a_subclass_of_text_or_number_is_stored_as_what_it_is(catalog: LmdbCatalog) -> None:
+    class Resolver(StrEnum):
+        CORE = "core"
+
+    record = catalog.register(**DOCUMENT | {"resolver": Resolver.CORE, "bytes": Signals.SIGTERM}).record
+    assert (type(record.resolver), record.resolver, type(record.bytes)) == (str, "core", int)
+    assert catalog.get_by_id(record.id) == record
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda catalog: catalog.get_by_id(0), "record_id"),
+        (lambda catalog: catalog.get_by_sha256("ab"), "sha256"),
+        (lambda catalog: catalog.get_by_content_type(";"), "content_type"),
+        (lambda catalog: catalog.get_sightings(run_id="\ud800"), "run_id"),
+        (lambda catalog: catalog.get_sightings(document_id=-1), "document_id"),
+        (lambda catalog: catalog.get_conflicts(-1), "document_id"),
+        (lambda catalog: catalog.journal(after=-1), "after"),
+        (lambda catalog: catalog.journal(document_id=2**60), "document_id"),
+        (lambda catalog: catalog.digests("xyz"), "prefix"),
+        (lambda catalog: catalog.digests("ab", limit=-1), "limit"),
+        (lambda catalog: catalog.search(limit="3"), "limit"),
+        (lambda catalog: catalog.search(sort="bogus"), "sort"),
+        (lambda catalog: catalog.search(after=3), "after"),
+        (lambda catalog: next(catalog.have([3])), "item"),
+        (lambda catalog: next(catalog.have(["a"], kind="bogus")), "kind"),
+        (lambda catalog: next(catalog.have(["zz"], kind="digest")), "item"),
+        (lambda catalog: next(catalog.register_many([], batch_size=0)), "batch_size"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_named(catalog: LmdbCatalog, call: Callable[[Any], Any], field: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        call(catalog)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a\ud800" + "\ud801", None, b"x", 5])
+def test_what_names_no_folder_is_refused(path: Any) -> None:
+    with pytest.raises(InvalidValueError, match="path"):
+        open_catalog(path)
+
+
+def test_a_catalog_opened_for_reading_does_not_write_even_beside_one_that_does(tmp_path: Path) -> None:
+    with open_catalog(tmp_path / "catalog") as writer, open_catalog(tmp_path / "catalog", read_only=True) as reader:
+        with pytest.raises(StoragePermissionError):
+            reader.register(**DOCUMENT)
+        writer.register(**DOCUMENT)
+        reader.close()
+        with pytest.raises(CatalogClosedError):
+            reader.get_by_id(1)
+        assert writer.get_by_id(1) is not None
+
+
+def test_roots_that_were_not_committed_are_never_used(catalog: LmdbCatalog) -> None:
+    def add_and_fail(transaction: WriteTransaction) -> None:
+        row = schema.RootRow("file:///a", "uuid-a", "sha256")
+        operations.add_root(transaction, row, operations.Scribe(catalog._roots.at(transaction), 0, "test"))
+        assert list(catalog._roots.at(transaction).roots) == [1]
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        catalog._writer.submit(add_and_fail)
+    catalog.add_root("file:///b", uuid="uuid-b")
+    record = catalog.register(**DOCUMENT | {"storage_uri": "file:///a/f"}).record
+    assert catalog.get_by_id(record.id) == record
+    assert record.storage_uri == "file:///a/f"
+
+
+def test_a_slash_at_its_end_makes_no_other_root(catalog: LmdbCatalog) -> None:
+    assert catalog.add_root("file:///a/", uuid="one") == catalog.add_root("file:///a", uuid="one")
+    with pytest.raises(InvalidValueError, match="another root"):
+        catalog.add_root("file:///a/", uuid="two")

@@ -35,7 +35,7 @@ def create_environment(
         raise engine.translate_os_error(error, Path(error.filename)) from error
     try:
         fcntl.flock(parent, fcntl.LOCK_EX)  # one creation at a time, so whatever lies there half made is nobody's
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_SUFFIX}"):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}{_SUFFIX}"):
             shutil.rmtree(leftover, ignore_errors=True)
         missing = not (path / preflight.DATA_FILE).exists()
         if missing:

@@ -39,16 +39,17 @@ def from_signed(key: bytes) -> int:
 
 
 def text(value: str, bytes_max: int) -> bytes:
-    """Encode text as UTF-8; above `bytes_max` bytes it is cut there and followed by a digest of the whole.
+    """Encode text as UTF-8; above `bytes_max` bytes it is cut there and followed by a digest of the whole, in hex.
 
     The order of UTF-8 bytes is the order of code points, so order holds up to the cut. Two texts never share an
     encoding: neither below the cut (it is injective) nor above (the digest differs), and one below is shorter than any
-    above. The result has `bytes_max` + 16 bytes at most.
+    above. Of text without NUL the encoding has none either, so NUL may end it in a key: then no encoding is the start
+    of another. The result has `bytes_max` + 32 bytes at most.
     """
     encoded = value.encode()
     if len(encoded) <= bytes_max:
         return encoded
-    return encoded[:bytes_max] + digest(encoded)
+    return encoded[:bytes_max] + digest(encoded).hex().encode()
 
 
 def digest(*parts: bytes) -> bytes:

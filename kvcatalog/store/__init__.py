@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kvcatalog.errors import ConfigError
+from kvcatalog.errors import ConfigError, InvalidValueError
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig
@@ -29,10 +29,22 @@ def open_catalog(
 
     if isinstance(target, str | os.PathLike):
         path, durable, map_size_bytes = os.fspath(target), True, None
+    elif not hasattr(target, "durability"):
+        raise InvalidValueError("path", f"must be a path or a CatalogConfig, not {type(target).__name__}")
     else:
         path, durable, map_size_bytes = target.path, target.durability == "full", target.map_size_bytes
+    _check_path(path)
     if "://" in path:
         raise ConfigError(f"catalog {path}: only the path of a folder can be opened")
     return open_lmdb_catalog(
         path, create=create, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes, command=command
     )
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise InvalidValueError("path", f"{path!r} names no folder")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InvalidValueError("path", f"{path!r} names no folder") from error

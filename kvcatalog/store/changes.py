@@ -48,7 +48,6 @@ from kvcatalog.schema import (
     SightingRow,
     VariantRow,
     conflict_key,
-    digest_key,
     id_key,
     id_of,
     link_key,
@@ -118,7 +117,10 @@ def put_conflict(
                 transaction.delete(table, index_key, id_key(document_id))
     else:
         key = key_of_conflict(document_id, new)
-        transaction.put(CONFLICTS, key, CONFLICT_CODEC.encode(key, new))
+        if old is None:
+            transaction.put(CONFLICTS, key, CONFLICT_CODEC.encode(key, new))
+        else:
+            transaction.replace(CONFLICTS, key, CONFLICT_CODEC.encode(key, old), CONFLICT_CODEC.encode(key, new))
         _put_index_rows(transaction, CONFLICT_INDEXES, id_key(document_id), old, new)
     Tally.of(transaction).add("conflicts", count=(new is not None) - (old is not None))
 
@@ -134,6 +136,14 @@ def put_sighting(transaction: WriteTransaction, document_id: int, run_id: str, s
     transaction.put(SIGHTINGS_BY_DOCUMENT, id_key(document_id) + run_key, b"")
     Tally.of(transaction).add("sightings", count=1)
     return True
+
+
+def delete_sighting(transaction: WriteTransaction, document_id: int, run_id: str) -> None:
+    """Forget that a run met a document again."""
+    key = sighting_key(run_id, document_id)
+    if transaction.delete(SIGHTINGS, key):
+        transaction.delete(SIGHTINGS_BY_DOCUMENT, id_key(document_id) + name_key(run_id))
+        Tally.of(transaction).add("sightings", count=-1)
 
 
 def put_link(transaction: WriteTransaction, row: LinkRow) -> None:
@@ -165,6 +175,7 @@ def forget_check(transaction: WriteTransaction, root: int | None, path: str) -> 
 def put_condemned(transaction: WriteTransaction, row: CondemnedRow) -> None:
     """Announce that a plan is about to take a blob away."""
     key = location_key(row.root, row.path)
+    transaction.delete(CONDEMNED, key)  # a long value is never written over
     transaction.put(CONDEMNED, key, CONDEMNED_CODEC.encode(key, row))
 
 
@@ -201,8 +212,10 @@ def delete_document(transaction: WriteTransaction, document_id: int, row: Docume
     prefix = id_key(document_id)
     for variant_id, variant in list(reading.variant_rows(transaction, document_id)):
         put_variant(transaction, variant_id, variant, None)
-    for _, conflict in list(reading.conflict_rows(transaction, document_id)):
-        put_conflict(transaction, document_id, conflict, None)
+    for key, conflict in list(reading.conflict_rows(transaction, document_id)):
+        transaction.delete(CONFLICTS, key)
+        _put_index_rows(transaction, CONFLICT_INDEXES, prefix, conflict, None)
+        Tally.of(transaction).add("conflicts", count=-1)
     for key in reading.keys_with_prefix(transaction, SIGHTINGS_BY_DOCUMENT, prefix):
         transaction.delete(SIGHTINGS_BY_DOCUMENT, key)
         transaction.delete(SIGHTINGS, key[len(prefix) :] + b"\0" + prefix)
@@ -256,15 +269,14 @@ def _count_duplicates(
 
 
 def _count_duplicates_of(transaction: WriteTransaction, digest: bytes) -> None:
-    key = digest_key(digest)
-    documents = transaction.count(BY_SHA256, key)
-    variants = transaction.count(VARIANTS_BY_SHA256, key)
+    documents = transaction.count(BY_SHA256, digest)
+    variants = transaction.count(VARIANTS_BY_SHA256, digest)
     value = transaction.get(DUPLICATES, digest)
     tally = Tally.of(transaction)
     if value is not None:
         _tally_duplicates(tally, DUPLICATE_CODEC.decode(digest, value), -1)
     if documents + variants > 1:
-        row = DuplicateRow(digest, _size_of_copy(transaction, key), documents, variants)
+        row = DuplicateRow(digest, _size_of_copy(transaction, digest), documents, variants)
         transaction.put(DUPLICATES, digest, DUPLICATE_CODEC.encode(digest, row))
         _tally_duplicates(tally, row, 1)
     elif value is not None:
@@ -277,12 +289,12 @@ def _tally_duplicates(tally: Tally, row: DuplicateRow, sign: int) -> None:
         tally.add("duplicates", count=sign * (row.documents - 1), size=sign * (row.documents - 1) * row.size)
 
 
-def _size_of_copy(transaction: WriteTransaction, key: bytes) -> int:
+def _size_of_copy(transaction: WriteTransaction, digest: bytes) -> int:
     """Return the size that the first record of a digest has: should records disagree, the figures still follow one."""
     row: DocumentRow | VariantRow | None
-    if (value := transaction.get(BY_SHA256, key)) is not None:
+    if (value := transaction.get(BY_SHA256, digest)) is not None:
         row = reading.indexed(BY_SHA256, value, reading.document_row(transaction, id_of(value)))
     else:
-        value = transaction.get(VARIANTS_BY_SHA256, key) or b""
+        value = transaction.get(VARIANTS_BY_SHA256, digest) or b""
         row = reading.indexed(VARIANTS_BY_SHA256, value, reading.variant_row(transaction, id_of(value)))
     return row.size

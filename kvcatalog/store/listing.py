@@ -28,7 +28,6 @@ from kvcatalog.schema import (
     BY_URL,
     COUNTER_CODEC,
     COUNTERS,
-    DIGEST_KEY_BYTES,
     DUPLICATE_CODEC,
     DUPLICATES,
     JOURNAL,
@@ -43,7 +42,6 @@ from kvcatalog.schema import (
     VariantRow,
     artifact_key,
     counter_key,
-    digest_key,
     id_key,
     id_of,
     location_hash,
@@ -64,55 +62,37 @@ def documents_of_artifact(transaction: ReadTransaction, artifact_id: str, roots:
     """Return the documents of an artifact, in the order of their keys."""
     prefix = artifact_key(artifact_id)
     records = []
-    for _, value in transaction.items(BY_KEY, prefix, prefix_end(prefix)):
+    for key, value in transaction.items(BY_KEY, prefix, prefix_end(prefix)):
         document_id = id_of(value)
         row = reading.indexed(BY_KEY, value, reading.document_row(transaction, document_id))
-        if row.artifact_id != artifact_id:
-            raise reading.disagreement(BY_KEY, value)
+        reading.check_index(BY_KEY, key, value, row)
         records.append(reading.document_record(document_id, row, roots))
     return records
 
 
 def documents_of_digest(transaction: ReadTransaction, digest: bytes, roots: RootMap) -> list[DocumentRecord]:
     """Return the documents of a digest, by id."""
-    found = reading.rows_in(
-        transaction,
-        BY_SHA256,
-        digest_key(digest),
-        reading.document_row,
-        lambda row: _shares(row.digest, digest),
-    )
+    found = reading.rows_in(transaction, BY_SHA256, digest, reading.document_row)
     return [reading.document_record(*pair, roots) for pair in found]
 
 
 def variants_of_digest(transaction: ReadTransaction, digest: bytes, roots: RootMap) -> list[VariantRecord]:
     """Return the variants of a digest, by id."""
-    found = reading.rows_in(
-        transaction,
-        VARIANTS_BY_SHA256,
-        digest_key(digest),
-        reading.variant_row,
-        lambda row: _shares(row.digest, digest),
-    )
+    found = reading.rows_in(transaction, VARIANTS_BY_SHA256, digest, reading.variant_row)
     return [reading.variant_record(*pair, roots) for pair in found]
 
 
 def documents_of_url(transaction: ReadTransaction, source_url: str, roots: RootMap) -> list[DocumentRecord]:
     """Return the documents of a source URL, by id."""
-    key = url_key(source_url)
-
-    def agrees(url: str) -> bool | None:
-        return True if url == source_url else (None if url_key(url) == key else False)
-
-    found = reading.rows_in(transaction, BY_URL, key, reading.document_row, lambda row: agrees(row.source_url))
-    return [reading.document_record(*pair, roots) for pair in found]
+    found = reading.rows_in(transaction, BY_URL, url_key(source_url), reading.document_row)
+    return [reading.document_record(*pair, roots) for pair in found if pair[1].source_url == source_url]
 
 
 def documents_at(transaction: ReadTransaction, uri: str, roots: RootMap) -> list[DocumentRecord]:
     """Return the documents whose blob lies at a storage URI, by id."""
     found: dict[int, DocumentRecord] = {}
     for table, key in _places(uri, roots, BY_STORAGE_URI, BY_SHA256):
-        for document_id, row in reading.rows_in(transaction, table, key, reading.document_row, lambda _: True):
+        for document_id, row in reading.rows_in(transaction, table, key, reading.document_row):
             record = reading.document_record(document_id, row, roots)
             if record.storage_uri == uri:
                 found[document_id] = record
@@ -123,7 +103,7 @@ def variants_at(transaction: ReadTransaction, uri: str, roots: RootMap) -> list[
     """Return the variants whose blob lies at a storage URI, by id."""
     found: dict[int, VariantRecord] = {}
     for table, key in _places(uri, roots, VARIANTS_BY_STORAGE_URI, VARIANTS_BY_SHA256):
-        for variant_id, row in reading.rows_in(transaction, table, key, reading.variant_row, lambda _: True):
+        for variant_id, row in reading.rows_in(transaction, table, key, reading.variant_row):
             record = reading.variant_record(variant_id, row, roots)
             if record.storage_uri == uri:
                 found[variant_id] = record
@@ -132,13 +112,13 @@ def variants_at(transaction: ReadTransaction, uri: str, roots: RootMap) -> list[
 
 def digests(transaction: ReadTransaction, prefix: str, limit: int) -> list[str]:
     """Return the digests of documents and variants that begin with some hex digits, in order."""
-    start = bytes.fromhex(prefix.ljust(64, "0"))[:DIGEST_KEY_BYTES]
-    last = bytes.fromhex(prefix.ljust(64, "f"))[:DIGEST_KEY_BYTES]
+    start = bytes.fromhex(prefix.ljust(64, "0"))
+    last = bytes.fromhex(prefix.ljust(64, "f"))
     found: set[str] = set()
     of_documents = _digests_between(transaction, BY_SHA256, reading.document_row, start, last)
     of_variants = _digests_between(transaction, VARIANTS_BY_SHA256, reading.variant_row, start, last)
     for candidates in (of_documents, of_variants):
-        found.update(islice((digest for digest in candidates if digest.startswith(prefix)), limit))
+        found.update(islice(candidates, limit))
     return sorted(found)[:limit]
 
 
@@ -201,6 +181,8 @@ def journal(transaction: ReadTransaction, after: int, document_id: int | None) -
     entries = []
     for key in islice(keys, STEP_ROWS):
         row = JOURNAL_CODEC.decode(key, reading.indexed(JOURNAL, key, transaction.get(JOURNAL, key)))
+        if document_id not in {None, row.document_id}:
+            raise reading.disagreement(JOURNAL_BY_DOCUMENT, key)
         entries.append(reading.journal_entry(id_of(key), row))
     return entries, entries[-1].sequence if len(entries) == STEP_ROWS else None
 
@@ -254,9 +236,8 @@ def _digests_between(
     """Yield the digests of an index from one key to another, both included."""
     while (pair := next(transaction.items(table, start, last + b"\0"), None)) is not None:
         row = reading.indexed(table, pair[1], read_row(transaction, id_of(pair[1])))
-        if row.digest is None or digest_key(row.digest) != pair[0]:
-            raise reading.disagreement(table, pair[1])
-        yield row.digest.hex()
+        reading.check_index(table, *pair, row)
+        yield pair[0].hex()
         start = pair[0] + b"\0"
 
 
@@ -266,14 +247,7 @@ def _places(uri: str, roots: RootMap, by_location: Table, by_digest: Table) -> I
         yield by_location, location_hash(root, path)
     digest = roots.cas_digest(uri)
     if digest is not None:
-        yield by_digest, digest_key(digest)
-
-
-def _shares(digest: bytes | None, wanted: bytes) -> bool | None:
-    """Tell whether a row found under a digest's key has that digest; None for another one that begins alike."""
-    if digest == wanted:
-        return True
-    return None if digest is not None and digest_key(digest) == digest_key(wanted) else False
+        yield by_digest, digest
 
 
 def _pair(after: bytes | None) -> tuple[bytes, bytes] | None:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
 from kvcatalog import telemetry, values
 from kvcatalog.clock import Clock, now_micros, to_micros
-from kvcatalog.errors import InvalidValueError
+from kvcatalog.errors import CatalogClosedError, InvalidValueError, NotFoundError, StoragePermissionError
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
@@ -57,14 +57,22 @@ _EVERYTHING = Filter()
 class LmdbCatalog:
     """A CatalogStore; made by `open_catalog`. Any thread may use it, and a forked child goes on with its own files."""
 
-    def __init__(self, environment: Environment, *, clock: Clock = now_micros, command: str = "library") -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        read_only: bool = False,
+        clock: Clock = now_micros,
+        command: str = "library",
+    ) -> None:
         self._environment = environment
+        self._read_only = read_only
         self._clock = clock
         self._command = command
         self._roots = reading.RootCache()
         self._writer = Writer(environment, COUNTERS, write_tally, telemetry.batch_committed)
         self._closed = False
-        with environment.read() as transaction:
+        with self._read() as transaction:
             self.identity = reading.read_identity(transaction)
 
     @property
@@ -136,8 +144,7 @@ class LmdbCatalog:
         self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
     ) -> Iterator[Registration]:
         """See CatalogStore."""
-        if batch_size < 1:
-            raise InvalidValueError("batch_size", f"must be at least 1, not {batch_size}")
+        values.positive("batch_size", batch_size)
         waiting = iter(requests)
         while batch := list(islice(waiting, batch_size)):
             yield from self._register_batch(batch)
@@ -188,39 +195,39 @@ class LmdbCatalog:
         values.required_text("artifact_id", artifact_id)
         values.required_text("source_url", source_url)
         values.required_text("resolver", resolver)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             found = reading.find_document(transaction, artifact_id, source_url, resolver)
             return None if found is None else reading.document_record(*found, self._roots.at(transaction))
 
     def get_by_id(self, record_id: int) -> DocumentRecord | None:
         """See CatalogStore."""
         values.record_id("record_id", record_id)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             row = reading.document_row(transaction, record_id)
             return None if row is None else reading.document_record(record_id, row, self._roots.at(transaction))
 
     def get_by_artifact(self, artifact_id: str) -> list[DocumentRecord]:
         """See CatalogStore."""
         values.required_text("artifact_id", artifact_id)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return listing.documents_of_artifact(transaction, artifact_id, self._roots.at(transaction))
 
     def get_by_sha256(self, sha256: str) -> list[DocumentRecord]:
         """See CatalogStore."""
         digest = _digest(sha256)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return listing.documents_of_digest(transaction, digest, self._roots.at(transaction))
 
     def get_by_url(self, source_url: str) -> list[DocumentRecord]:
         """See CatalogStore."""
         values.required_text("source_url", source_url)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return listing.documents_of_url(transaction, source_url, self._roots.at(transaction))
 
     def get_by_storage_uri(self, storage_uri: str) -> list[DocumentRecord]:
         """See CatalogStore."""
         values.required_text("storage_uri", storage_uri)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return listing.documents_at(transaction, storage_uri, self._roots.at(transaction))
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
@@ -230,18 +237,22 @@ class LmdbCatalog:
     def get_by_content_type(self, content_type: str) -> Iterator[DocumentRecord]:
         """See CatalogStore."""
         media_type = values.media_type(values.required_text("content_type", content_type))
+        if media_type is None:
+            raise InvalidValueError("content_type", f"{content_type!r} names no media type")
         return self.iter_records(Filter((Condition("type", "=", media_type),)))
 
     def digests(self, prefix: str, *, limit: int = 10) -> list[str]:
         """See CatalogStore."""
-        with self._environment.read() as transaction:
+        values.positive("limit", limit)
+        with self._read() as transaction:
             return listing.digests(transaction, values.digest_prefix("prefix", prefix), limit)
 
     def have(self, items: Iterable[str | os.PathLike[str]], *, kind: HaveKind = "any") -> Iterator[Possession]:
         """See CatalogStore."""
+        values.choice("kind", kind, get_args(HaveKind))
         waiting = iter(items)
         while batch := [_question(item, kind) for item in islice(waiting, _HAVE_ITEMS)]:
-            with self._environment.read() as transaction:
+            with self._read() as transaction:
                 roots = self._roots.at(transaction)
                 answers = [listing.possession(transaction, *question, roots) for question in batch]
             yield from answers
@@ -256,14 +267,13 @@ class LmdbCatalog:
         after: str | None = None,
     ) -> Page:
         """See CatalogStore."""
-        if limit < 1:
-            raise InvalidValueError("limit", f"must be at least 1, not {limit}")
+        values.positive("limit", limit)
         where = where or _EVERYTHING
-        order, walk = searching.plan(where, sort)
-        position = searching.position(after, order, reverse=reverse)
+        walk = searching.plan(where, sort)
+        position = searching.position(after, walk, reverse=reverse)
         found: list[tuple[searching.Position, DocumentRecord]] = []
         while True:
-            with self._environment.read() as transaction:
+            with self._read() as transaction:
                 more, position = searching.step(
                     transaction,
                     walk,
@@ -279,12 +289,12 @@ class LmdbCatalog:
         # One record more than asked for tells whether there is a next page.
         last = found[limit - 1][0] if len(found) > limit else None
         records = tuple(record for _, record in found[:limit])
-        return Page(records, searching.token(order, last, reverse=reverse))
+        return Page(records, searching.token(walk, last, reverse=reverse))
 
     def iter_records(self, where: Filter | None = None) -> Iterator[DocumentRecord]:
         """See CatalogStore."""
         where = where or _EVERYTHING
-        _, walk = searching.plan(where, "id")
+        walk = searching.plan(where, "id")
 
         def step(
             transaction: ReadTransaction, roots: RootMap, after: searching.Position | None
@@ -303,7 +313,7 @@ class LmdbCatalog:
     def stats(self) -> CatalogStats:
         """See CatalogStore."""
         file_bytes, used_bytes = self._environment.file_figures()
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return listing.stats(transaction, file_bytes=file_bytes, used_bytes=used_bytes)
 
     def register_variant(
@@ -337,20 +347,20 @@ class LmdbCatalog:
     def get_variants(self, document_id: int) -> list[VariantRecord]:
         """See CatalogStore."""
         values.record_id("document_id", document_id)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             roots = self._roots.at(transaction)
             return [reading.variant_record(*found, roots) for found in reading.variant_rows(transaction, document_id)]
 
     def get_variants_by_sha256(self, sha256: str) -> list[VariantRecord]:
         """See CatalogStore."""
         digest = _digest(sha256)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return listing.variants_of_digest(transaction, digest, self._roots.at(transaction))
 
     def get_variants_by_storage_uri(self, storage_uri: str) -> list[VariantRecord]:
         """See CatalogStore."""
         values.required_text("storage_uri", storage_uri)
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return listing.variants_at(transaction, storage_uri, self._roots.at(transaction))
 
     def delete_variant(self, document_id: int, variant: str, *, reason: str | None = None) -> VariantRecord:
@@ -373,16 +383,24 @@ class LmdbCatalog:
 
     def get_sightings(self, *, run_id: str | None = None, document_id: int | None = None) -> Iterator[Sighting]:
         """See CatalogStore."""
+        run_id = values.optional_text("run_id", run_id)
+        if document_id is not None:
+            values.record_id("document_id", document_id)
         return self._stepwise(
             lambda txn, _, after: listing.sightings(txn, after, run_id=run_id, document_id=document_id)
         )
 
     def get_conflicts(self, document_id: int | None = None) -> Iterator[Conflict]:
         """See CatalogStore."""
+        if document_id is not None:
+            values.record_id("document_id", document_id)
         return self._stepwise(lambda txn, roots, after: listing.conflicts(txn, roots, after, document_id))
 
     def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
         """See CatalogStore."""
+        values.size("after", after)
+        if document_id is not None:
+            values.record_id("document_id", document_id)
         return self._stepwise(
             lambda txn, _, position: listing.journal(txn, after if position is None else position, document_id)
         )
@@ -390,7 +408,7 @@ class LmdbCatalog:
     def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256") -> Root:
         """See CatalogStore."""
         row = RootRow(
-            values.required_text("uri", uri),
+            values.required_text("uri", uri).removesuffix("/"),
             values.required_text("uuid", uuid),
             values.required_text("cas_prefix", cas_prefix),
         )
@@ -398,15 +416,15 @@ class LmdbCatalog:
 
     def roots(self) -> list[Root]:
         """See CatalogStore."""
-        with self._environment.read() as transaction:
+        with self._read() as transaction:
             return reading.read_roots(transaction)
 
     def close(self) -> None:
         """See CatalogStore."""
         if not self._closed:
-            self._closed = True
             self._writer.close()
             self._environment.close()
+            self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -426,8 +444,15 @@ class LmdbCatalog:
 
         return self._write(operation)
 
+    def _read(self) -> ReadTransaction:
+        if self._closed:
+            raise CatalogClosedError(f"{self._environment.path} is closed")
+        return self._environment.read()
+
     def _write(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
         """Put an operation through the writing door, with the time of the call and the roots of its transaction."""
+        if self._read_only:
+            raise StoragePermissionError(f"{self._environment.path} was opened for reading only")
         now, why = self._clock(), values.optional_text("reason", reason)
         return self._writer.submit(lambda txn: operation(txn, Scribe(self._roots.at(txn), now, self._command, why)))
 
@@ -437,7 +462,7 @@ class LmdbCatalog:
         """Yield what a bounded step gives, each in a transaction of its own, until it says that this was all."""
         position = None
         while True:
-            with self._environment.read() as transaction:
+            with self._read() as transaction:
                 items, position = step(transaction, self._roots.at(transaction), position)
             yield from items
             if position is None:
@@ -450,13 +475,23 @@ def _digest(sha256: str) -> bytes:
 
 def _question(item: str | os.PathLike[str], kind: HaveKind) -> tuple[str, HaveKind, str]:
     """Return an item as text, what it is taken for, and what is looked up."""
+    if not isinstance(item, str | os.PathLike):
+        raise InvalidValueError("item", f"must be text or a path, not {type(item).__name__}")
     text = os.fspath(item)
     if kind == "file" or (kind == "any" and not isinstance(item, str)):
-        from kvcatalog.digest import sha256_file
-
-        digest, _ = sha256_file(item)
-        return text, "file", digest
+        return text, "file", _digest_of_file(text)
     values.required_text("item", text)
     if kind == "digest":
         values.digest("item", text)
     return text, kind, text
+
+
+def _digest_of_file(path: str) -> str:
+    from kvcatalog.digest import sha256_file
+
+    try:
+        return sha256_file(path)[0]
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise InvalidValueError("item", f"{path!r} cannot be read: {error}") from error

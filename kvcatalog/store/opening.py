@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from kvcatalog.clock import now_micros
 from kvcatalog.errors import CatalogMissingError, DatabaseDamagedError, UnsupportedFormatError
+from kvcatalog.kv.engine import translate_os_error
 from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
-from kvcatalog.kv.preflight import DATA_FILE
+from kvcatalog.kv.preflight import DATA_FILE, refuse_network_file_system
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
     FORMAT_KEY,
@@ -42,6 +43,7 @@ def open_lmdb_catalog(
     """
     folder = os.path.abspath(path)
     if not os.path.exists(os.path.join(folder, DATA_FILE)):
+        _refuse_what_cannot_be_seen(folder)
         if read_only or not create:
             raise CatalogMissingError(f"{folder}: there is no catalog")
         _create(folder)
@@ -55,7 +57,7 @@ def open_lmdb_catalog(
             )
         for old in range(version, FORMAT_VERSION):
             _migrate(environment, old)
-        return LmdbCatalog(environment, command=command)
+        return LmdbCatalog(environment, read_only=read_only, command=command)
 
 
 @contextmanager
@@ -75,6 +77,16 @@ def _opened(folder: str, *, read_only: bool, durable: bool, map_size_bytes: int 
         raise
 
 
+def _refuse_what_cannot_be_seen(folder: str) -> None:
+    """Raise StoragePermissionError or CatalogUnavailableError where a catalog may be, but nobody lets us look."""
+    try:
+        os.lstat(os.path.join(folder, DATA_FILE))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise translate_os_error(error, folder) from error
+
+
 def _create(folder: str) -> None:
     """Make a catalog with an identity of its own."""
     # Only the first opening of a catalog needs these.
@@ -88,6 +100,10 @@ def _create(folder: str) -> None:
         (META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, FORMAT_VERSION)),
         (META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, identity)),
     ]
+    parent = os.path.dirname(folder)
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    refuse_network_file_system(parent)
     create_environment(Path(folder), TABLES, rows)
 
 

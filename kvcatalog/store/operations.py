@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TypeVar
 
 from msgspec import Struct, structs
@@ -114,6 +115,11 @@ def update_document(
         return old
     new = registering.touched(new, scribe.now)
     changes.put_document(transaction, document_id, old, new)
+    if new.run_id != old.run_id:  # what either run saw stays on its list, once
+        if new.run_id is not None:
+            changes.delete_sighting(transaction, document_id, new.run_id)
+        if old.run_id is not None:
+            changes.put_sighting(transaction, document_id, old.run_id, old.created)
     _settle(transaction, Target(document_id), old, new, scribe, action="update")
     return new
 
@@ -157,10 +163,10 @@ def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Roo
     root = Root(max((root.id for root in known.values()), default=0) + 1 if old is None else old.id, *_plain(new))
     if root != old:
         key = id_key(root.id)
+        transaction.delete(ROOTS, key)  # a long value is never written over
         transaction.put(ROOTS, key, ROOT_CODEC.encode(key, new))
-        version = transaction.get(META, ROOTS_VERSION_KEY)
-        number = 0 if version is None else NUMBER_CODEC.decode(ROOTS_VERSION_KEY, version)
-        transaction.put(META, ROOTS_VERSION_KEY, NUMBER_CODEC.encode(ROOTS_VERSION_KEY, number + 1))
+        version = int.from_bytes(os.urandom(7), "big")
+        transaction.put(META, ROOTS_VERSION_KEY, NUMBER_CODEC.encode(ROOTS_VERSION_KEY, version))
         _write_journal(transaction, "root", {"uri": (None if old is None else old.uri, root.uri)}, scribe)
     return root
 
@@ -218,6 +224,8 @@ def _keep_conflict(
     if old is not None:
         if request.created is not None and old.first_seen <= seen <= old.last_seen:
             return  # the same event told again, as when an import is repeated
+        if (old.root, old.path) != (new.root, new.path) and new.path is not None:
+            changes.put_link(transaction, LinkRow(target.document_id, new.root, new.path))
         first, last = min(seen, old.first_seen), max(seen, old.last_seen)
         new = structs.replace(old, first_seen=first, last_seen=last, count=old.count + 1)
     changes.put_conflict(transaction, target.document_id, old, new)
@@ -232,6 +240,8 @@ def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, s
     conflict = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, content))
     if conflict is not None:
         changes.put_conflict(transaction, target.document_id, conflict, None)
+        if (conflict.root, conflict.path) != (new.root, new.path) and conflict.path is not None:
+            changes.put_link(transaction, LinkRow(target.document_id, conflict.root, conflict.path))
     differences = _differences(old, new, scribe.roots)
     if action == "enrich" and "storage_uri" in differences and old.path is not None:
         changes.put_link(transaction, LinkRow(target.document_id, old.root, old.path))

@@ -19,6 +19,7 @@ from kvcatalog.schema import (
     DOCUMENTS,
     IDENTITY_CODEC,
     IDENTITY_KEY,
+    KEYS_OF,
     META,
     ROOT_CODEC,
     ROOTS,
@@ -57,6 +58,8 @@ class RootCache:
 
     def at(self, transaction: ReadTransaction) -> RootMap:
         """Return the roots as they are in a transaction."""
+        # Each change of the roots writes a version that nothing else has, so one that was not committed is never taken
+        # for one that was.
         version = transaction.get(META, ROOTS_VERSION_KEY)
         known = self._known
         if known[0] != version:
@@ -95,22 +98,23 @@ def rows_in(
     index: Table,
     key: bytes,
     read_row: Callable[[ReadTransaction, int], Row | None],
-    agrees: Callable[[Row], bool | None],
-    *,
-    start: int = 0,
 ) -> Iterator[tuple[int, Row]]:
-    """Yield the rows that an index has under a key, by id from `start` on; `read_row` is document_row or variant_row.
+    """Yield the rows that an index has under a key, by id; `read_row` is document_row or variant_row.
 
-    `agrees` tells whether a row belongs there: True, None if it only shares a hash and is passed over, False if the
-    index is wrong, which raises CorruptRecordError.
+    CorruptRecordError if a row does not belong there. Where keys are hashes, other rows may share them.
     """
-    for value in transaction.values(index, key, start=id_key(start) if start else b""):
+    last = b""
+    for value in transaction.values(index, key):
         row = indexed(index, value, read_row(transaction, id_of(value)))
-        verdict = agrees(row)
-        if verdict:
-            yield id_of(value), row
-        elif verdict is False:
-            raise disagreement(index, value)
+        check_index(index, key, value, row, after=last)
+        last = value
+        yield id_of(value), row
+
+
+def check_index(index: Table, key: bytes, value: bytes, row: object, *, after: bytes = b"") -> None:
+    """Raise CorruptRecordError unless an index is right to lead from a key to a row, and each id comes but once."""
+    if key not in KEYS_OF[index](row) or value <= after:
+        raise disagreement(index, value)
 
 
 def variant_row(transaction: ReadTransaction, variant_id: int) -> VariantRow | None:
@@ -134,10 +138,9 @@ def find_variant(transaction: ReadTransaction, document_id: int, name: str) -> t
 def variant_rows(transaction: ReadTransaction, document_id: int) -> Iterator[tuple[int, VariantRow]]:
     """Yield the variants of a document, by name."""
     prefix = id_key(document_id)
-    for _, value in transaction.items(VARIANTS_BY_DOCUMENT, prefix, prefix_end(prefix)):
+    for key, value in transaction.items(VARIANTS_BY_DOCUMENT, prefix, prefix_end(prefix)):
         row = indexed(VARIANTS_BY_DOCUMENT, value, variant_row(transaction, id_of(value)))
-        if row.document_id != document_id:
-            raise disagreement(VARIANTS_BY_DOCUMENT, value)
+        check_index(VARIANTS_BY_DOCUMENT, key, value, row)
         yield id_of(value), row
 
 

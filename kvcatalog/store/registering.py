@@ -6,12 +6,12 @@ Digest, size and location describe one content and change only together.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import get_args
 
 from msgspec import Struct, structs
 
 from kvcatalog import values
 from kvcatalog.clock import to_micros
-from kvcatalog.errors import InvalidValueError
 from kvcatalog.models import OnConflict, Outcome, RegistrationRequest
 from kvcatalog.schema import DocumentRow, VariantRow
 from kvcatalog.store.roots import Location
@@ -142,6 +142,5 @@ def _checked_moment(field: str, moment: datetime | None) -> int | None:
 
 
 def _replaces(on_conflict: OnConflict) -> bool:
-    if on_conflict not in {"keep", "replace"}:
-        raise InvalidValueError("on_conflict", f"must be keep or replace, not {on_conflict!r}")
+    values.choice("on_conflict", on_conflict, get_args(OnConflict))
     return on_conflict == "replace"

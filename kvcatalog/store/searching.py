@@ -7,14 +7,15 @@ has a transaction of its own and a budget of rows, so that no search holds a sna
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from msgspec import Struct
 
+from kvcatalog import values
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import Condition, Filter
-from kvcatalog.kv.keys import prefix_end
+from kvcatalog.kv.keys import KEY_BYTES_MAX, prefix_end
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import DocumentRecord
@@ -28,7 +29,6 @@ from kvcatalog.schema import (
     BY_URL,
     DOCUMENTS,
     artifact_key,
-    digest_key,
     id_key,
     id_of,
     name_key,
@@ -57,7 +57,7 @@ class Walk(Struct, frozen=True):
 
 
 _SETS: dict[str, tuple[Table, Callable[[str], bytes]]] = {
-    "sha256": (BY_SHA256, lambda text: digest_key(bytes.fromhex(text))),
+    "sha256": (BY_SHA256, bytes.fromhex),
     "url": (BY_URL, url_key),
     "run": (BY_RUN, name_key),
     "type": (BY_CONTENT_TYPE, name_key),
@@ -65,25 +65,26 @@ _SETS: dict[str, tuple[Table, Callable[[str], bytes]]] = {
 """Fields whose index has the ids of one value in order, the most selective first."""
 
 
-def plan(where: Filter, sort: SortOrder | None) -> tuple[SortOrder, Walk]:
-    """Return the order in which a search goes and the walk that answers most of its filter.
+def plan(where: Filter, sort: SortOrder | None) -> Walk:
+    """Return the walk in the order asked for that answers most of a filter.
 
     Without a wish for an order it is by artifact where the filter asks for an artifact or a prefix of one, else by id.
     """
     if sort is None:
         sort = "artifact" if any(_bounds_artifact(condition) for condition in where.conditions) else "id"
+    values.choice("sort", sort, get_args(SortOrder))
     if sort == "artifact":
-        return sort, _artifact_walk(where)
+        return _artifact_walk(where)
     if sort == "created":
         start, stop = _range(where, "created", time_key)
-        return sort, Walk(BY_CREATED, start, stop)
+        return Walk(BY_CREATED, start, stop)
     for field, (table, key_of) in _SETS.items():
         for condition in where.conditions:
             if condition.field == field and _is_exact(condition):
                 key = key_of(str(condition.value))
-                return sort, Walk(table, key, key + b"\0")
+                return Walk(table, key, key + b"\0")
     start, stop = _range(where, "id", id_key)
-    return sort, Walk(DOCUMENTS, start, stop, "key")
+    return Walk(DOCUMENTS, start, stop, "key")
 
 
 def step(
@@ -101,10 +102,16 @@ def step(
     The second value is where to go on, None at the end.
     """
     records: list[tuple[Position, DocumentRecord]] = []
+    last = after
     pairs = transaction.items(walk.table, walk.start, walk.stop, reverse=reverse, after=after)
     for looked_at, pair in enumerate(pairs, 1):
         document_id = id_of(pair[0] if walk.id_in == "key" else pair[1])
         row = reading.indexed(walk.table, pair[1], reading.document_row(transaction, document_id))
+        if walk.id_in == "value":
+            reading.check_index(walk.table, *pair, row)
+        if last is not None and (pair <= last if not reverse else pair >= last):
+            raise reading.disagreement(walk.table, pair[1])  # an id that stands there twice
+        last = pair
         record = reading.document_record(document_id, row, roots)
         if where.predicate(record):
             records.append((pair, record))
@@ -113,24 +120,31 @@ def step(
     return records, None
 
 
-def token(sort: SortOrder, position: Position | None, *, reverse: bool) -> str | None:
-    """Return a position as text for the next call."""
+def token(walk: Walk, position: Position | None, *, reverse: bool) -> str | None:
+    """Return a position in a walk as text for the next call."""
     if position is None:
         return None
-    return msgspec.msgpack.encode((sort, reverse, *position)).hex()
+    key, value = position
+    # Where a key has one value, the key says it all, and the value may be a whole record.
+    return msgspec.msgpack.encode((walk.table.name, reverse, key, value if walk.table.sets else b"")).hex()
 
 
-def position(after: str | None, sort: SortOrder, *, reverse: bool) -> Position | None:
-    """Return the position that a text stands for; InvalidValueError if it is none of this order."""
+def position(after: str | None, walk: Walk, *, reverse: bool) -> Position | None:
+    """Return the position that a text stands for; InvalidValueError if it is none in this walk."""
     if after is None:
         return None
     try:
-        raw = bytes.fromhex(after)
-        of_sort, of_reverse, key, value = msgspec.msgpack.decode(raw, type=tuple[str, bool, bytes, bytes])
+        raw = bytes.fromhex(values.required_text("after", after))
+        table, of_reverse, key, value = msgspec.msgpack.decode(raw, type=tuple[str, bool, bytes, bytes])
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidValueError("after", "is not what an earlier page gave as its next") from error
-    if (of_sort, of_reverse) != (sort, reverse):
-        raise InvalidValueError("after", f"continues a search in another order: {of_sort}")
+    inside = walk.start <= key and (walk.stop is None or key < walk.stop)
+    if (
+        (table, of_reverse, inside) != (walk.table.name, reverse, True)
+        or bool(value) != walk.table.sets
+        or len(key) > KEY_BYTES_MAX
+    ):
+        raise InvalidValueError("after", "continues another search, or one in another order")
     return key, value
 
 
