@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +33,17 @@ def environment(engine_kind: int, folder: Path) -> Iterator[Environment]:
     opened = made(folder)
     yield opened
     close_all(opened)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "none", mounted], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a file system: {done.stderr}")
+    yield mounted
+    subprocess.run(["umount", "-l", mounted], check=True)

@@ -3,9 +3,7 @@ from __future__ import annotations
 import os
 import random
 import struct
-import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -302,20 +300,6 @@ def test_a_lock_file_that_another_process_makes_first_is_taken(tmp_path: Path, m
     preflight.prepare_lock_file(tmp_path)
     assert (tmp_path / preflight.LOCK_FILE).read_bytes() == b"theirs"
     assert not list(tmp_path.glob(".*"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of half a megabyte."""
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "none", mounted], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a file system: {done.stderr}")
-    yield mounted
-    subprocess.run(["umount", "-l", mounted], check=True)
 
 
 def fill(disk: Path, left_bytes: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from kvcatalog import open_catalog, schema
-from kvcatalog.errors import CorruptRecordError
+from kvcatalog.errors import CorruptRecordError, StorageFullError
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
@@ -156,3 +156,18 @@ def overwrite(catalog: LmdbCatalog, table: Table, key: bytes, value: bytes, *, o
         if table.sets:
             transaction.delete(table, key, old)
         transaction.put(table, key, value)
+
+
+def test_a_full_disk_is_called_one_and_what_was_stored_stays(small_disk: Path) -> None:
+    with open_catalog(small_disk / "catalog") as catalog:
+        stored = 0
+        with pytest.raises(StorageFullError):
+            while True:
+                catalog.register(
+                    artifact_id=f"a{stored}", source_url="u" * 20_000, resolver="r", bytes=1, storage_uri="file:///x"
+                )
+                stored += 1
+        assert stored
+        assert len(list(catalog.iter_records())) == catalog.stats().documents == stored
+    with open_catalog(small_disk / "catalog", read_only=True) as catalog:
+        assert len(list(catalog.iter_records())) == stored

@@ -62,19 +62,18 @@ _BY_KIND: tuple[tuple[tuple[type[lmdb.Error], ...], type[CatalogError]], ...] = 
     ((lmdb.ReadersFullError,), TooManyReadersError),
     ((lmdb.ReadonlyError,), StoragePermissionError),
     ((lmdb.DiskError, lmdb.PanicError), StorageFailedError),
-    (
-        (
-            lmdb.CorruptedError,
-            lmdb.PageNotFoundError,
-            lmdb.InvalidError,
-            lmdb.VersionMismatchError,
-            lmdb.BadDbiError,
-            lmdb.IncompatibleError,
-            lmdb.NotFoundError,
-        ),
-        DatabaseDamagedError,
-    ),
 )
+_DAMAGED = (
+    lmdb.BadDbiError,
+    lmdb.BadTxnError,
+    lmdb.CorruptedError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+    lmdb.NotFoundError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+)
+_FULL_BYTES = 1 << 20
 
 _env_keys: Callable[[str, int], tuple[object, ...]] = _envid.env_keys
 
@@ -148,14 +147,27 @@ def code(error: lmdb.Error) -> int:
 
 def translate(error: lmdb.Error, path: StrPath) -> CatalogError:
     """Return the error of ours that stands for one of the engine's."""
-    text = f"{path}: {error}"
+    said = str(error)
+    text = said if said.startswith(f"{path}:") else f"{path}: {said}"
+    if code(error) == errno.EIO and _is_full(path):
+        return StorageFullError(f"{path}: no space left on the disk")  # the engine calls a write that came up short so
     by_code = _BY_CODE.get(code(error))
     if by_code is not None:
         return by_code(text)
     for kinds, ours in _BY_KIND:
         if isinstance(error, kinds):
             return ours(text)
+    if isinstance(error, _DAMAGED):
+        return DatabaseDamagedError(f"{path}: the database file is damaged: {error}")
     return StorageFailedError(text) if code(error) > 0 else CatalogUnavailableError(text)
+
+
+def _is_full(path: StrPath) -> bool:
+    try:
+        figures = os.statvfs(path)
+    except OSError:
+        return False
+    return figures.f_bavail * figures.f_frsize < _FULL_BYTES
 
 
 def translate_os_error(error: OSError, path: StrPath) -> CatalogError:
