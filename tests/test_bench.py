@@ -1,0 +1,37 @@
+"""The benchmarks run and print what they promise; no figure is held against anything."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from kvcatalog import open_catalog
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=CHECKOUT, env=os.environ, check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def test_layouts_are_put_beside_the_sqlite_design(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    sizes = ("--records", "300", "--batch", "100", "--small-batches", "2", "--repeats", "1")
+    printed = run("tools.bench.layouts", *sizes, "--only", "G", "sqlite", "--dir", str(tmp_path), "--json", str(report))
+    assert "sqlite" in printed
+    assert json.loads(report.read_text())
+
+
+def test_an_answer_from_a_cold_shell_is_timed(tmp_path: Path) -> None:
+    with open_catalog(tmp_path / "catalog") as catalog:
+        catalog.register(artifact_id="a", source_url="u", resolver="r", bytes=1, storage_uri="file:///x")
+    printed = run("tools.bench.startup", str(tmp_path / "catalog"), "--runs", "1")
+    assert [line.split("  ")[0] for line in printed.splitlines()] == [
+        "import click, lmdb, msgspec",
+        "show --catalog",
+        "show --config",
+    ]
