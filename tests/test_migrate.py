@@ -2,7 +2,9 @@ import gzip
 import hashlib
 import io
 import sys
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,7 +15,7 @@ from msgspec import structs
 from kvcatalog.errors import InvalidValueError, ManifestError
 from kvcatalog.migrate import ImportReport, Progress, import_manifest, importing, reading
 from kvcatalog.migrate.attempts import Attempts
-from kvcatalog.migrate.lines import parse
+from kvcatalog.migrate.lines import BrokenLineError, parse
 from kvcatalog.models import DocumentRecord
 from kvcatalog.store import open_catalog
 from kvcatalog.store.protocol import CatalogStore
@@ -178,6 +180,24 @@ def test_a_line_that_says_success_is_one(catalog: CatalogStore, manifest: Path, 
         ({"path": "a\0b"}, "broken", "invalid-path"),
         ({"path": "\ud800"}, "broken", "invalid-path"),
         ({"path": 5}, "broken", "invalid-path"),
+        *(
+            ({field: value}, "broken", reason)
+            for value in ([], {}, False, 0, ["x"], {"a": 1})
+            for field, reason in (
+                ("work_id", "invalid-artifact-id"),
+                ("artifact_id", "invalid-artifact-id"),
+                ("source_url", "invalid-source-url"),
+                ("url", "invalid-source-url"),
+                ("resolver", "invalid-resolver"),
+                ("content_type", "invalid-content-type"),
+                ("run_id", "invalid-run-id"),
+                ("path", "invalid-path"),
+                ("storage_uri", "invalid-path"),
+                ("classification", "invalid-classification"),
+                ("outcome", "invalid-outcome"),
+                ("record_type", "invalid-record-type"),
+            )
+        ),
         ({"schema_version": "embeddings/1.0.0"}, "foreign", "other-tool"),
         ({"record_type": "summary"}, "other_records", "summary"),
         ({"record_type": "io_attempt"}, "other_records", "io_attempt"),
@@ -252,7 +272,7 @@ def test_a_size_is_a_number_however_it_is_written(
     assert only(catalog).bytes == size
 
 
-@pytest.mark.parametrize("digest", ["deadbeef", "sha256:" + DIGEST, 5, ["a"], "x" * 64])
+@pytest.mark.parametrize("digest", ["deadbeef", "sha256:" + DIGEST, 5, ["a"], "x" * 64, [], {}, 0, False])
 def test_a_digest_that_is_none_is_dropped_and_counted(catalog: CatalogStore, manifest: Path, digest: object) -> None:
     report = import_manifest(write(manifest, V2 | {"sha256": digest}), catalog)
     assert only(catalog).sha256 is None
@@ -266,7 +286,9 @@ def test_a_digest_may_stand_under_its_short_name_and_in_capitals(catalog: Catalo
     assert report.dropped_digests == 0
 
 
-@pytest.mark.parametrize("timestamp", ["yesterday", 5, "0001-01-01T00:00:00+14:00", "", ["2025"], "2025-13-01"])
+@pytest.mark.parametrize(
+    "timestamp", ["yesterday", 5, "0001-01-01T00:00:00+14:00", "", ["2025"], "2025-13-01", [], {}, 0]
+)
 def test_a_timestamp_that_is_none_costs_only_the_time(catalog: CatalogStore, manifest: Path, timestamp: object) -> None:
     report = import_manifest(write(manifest, V2 | {"timestamp": timestamp}), catalog)
     assert only(catalog).created_at > datetime(2026, 1, 1, tzinfo=UTC)
@@ -329,6 +351,24 @@ def test_pages_and_text_become_variants(catalog: CatalogStore, manifest: Path) -
     assert (again.variants_registered, again.variants_existing) == (0, 3)
 
 
+@pytest.mark.parametrize("value", [[], {}, 0, False, ["x"], {"a": 1}])
+def test_paths_of_variants_of_a_wrong_type_are_noted(catalog: CatalogStore, manifest: Path, value: object) -> None:
+    report = import_manifest(write(manifest, V2 | {"extracted_text_path": value}), catalog)
+    assert notes(report) == {"file-missing": 1, "variant-path-invalid": 1}
+    if not isinstance(value, list):
+        report = import_manifest(write(manifest, V2 | {"html_paths": value}), catalog)
+        assert notes(report) == {"file-missing": 1, "variant-path-invalid": 1}
+
+
+@pytest.mark.parametrize("value", [[], {}, 0, ["x"], {"a": 1}])
+def test_an_attempt_with_values_of_a_wrong_type_breaks_its_result_only(
+    catalog: CatalogStore, manifest: Path, value: object
+) -> None:
+    lines = [ATTEMPT | {"url": value}, MISS | {"html_paths": ["one.html"]}]
+    report = import_manifest(write(manifest, *lines), catalog)
+    assert reasons(report) == {("attempts", "attempt"): 1, ("broken", "invalid-source-url"): 1}
+
+
 def test_a_document_is_no_variant_of_itself(catalog: CatalogStore, manifest: Path) -> None:
     store(manifest.parent / "page.html", b"x")
     report = import_manifest(write(manifest, V2 | {"path": "page.html", "html_paths": ["page.html"]}), catalog)
@@ -370,12 +410,84 @@ def test_attempts_are_remembered_within_bounds() -> None:
 
     attempts = Attempts(works_max=10)
     for work in range(100):
-        attempts.remember(parse(line(work)), 100)
+        attempts.remember(parse(line(work)))
     assert [work for work in range(100) if attempts.page_of(parse(line(work)))] == list(range(90, 100))
-    attempts = Attempts(bytes_max=500)
+    attempts = Attempts(bytes_max=5_000)
     for work in range(100):
-        attempts.remember(parse(line(work)), 100)
+        attempts.remember(parse(line(work)))
     assert [work for work in range(100) if attempts.page_of(parse(line(work)))] == list(range(95, 100))
+
+
+def traced_peak(action: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_attempt_takes_no_more_memory_than_is_counted() -> None:
+    nested = b'"url": [' + b",".join([b"[]"] * 5_000) + b'], "content_length": {"a": [[]]}, "x": "'
+    long = '"url": "https://journal.example/' + "\N{LATIN SMALL LETTER ETH}\N{PILE OF POO}" * 500
+    lines = [
+        b'{"record_type": "attempt", "status": "html", "work_id": "W%d-%d", %s"}' % (work, number, fields)
+        for work in range(300)
+        for number, fields in enumerate((nested, long.encode()))
+    ]
+
+    def remember() -> None:
+        attempts = Attempts(bytes_max=200_000)
+        for line in lines:
+            attempts.remember(parse(line))
+
+    assert traced_peak(remember) < 400_000
+
+
+NESTED = b"[" + b",".join([b"[]"] * 300_000) + b"]"
+REPEATED = b"[" + b",".join([b'"ab"'] * 100_000) + b"]"
+
+
+@pytest.mark.parametrize("value", [NESTED, b'{"a": ' + NESTED + b"}", b"[" + b"0," * 400_000 + b"0]", REPEATED])
+@pytest.mark.parametrize("field", ["url", "html_paths", "path", "content_length", "title"])
+@pytest.mark.parametrize("end", [b"}", b', "elapsed": NaN, "title": "' + b"x" * (1 << 20) + b'"}', b"]"])
+def test_a_line_takes_little_memory_whatever_it_holds(field: str, value: bytes, end: bytes) -> None:
+    line = encoded([{**V2, field: None}]).rstrip(b"\n}") + b', "%s": %s%s' % (field.encode(), value, end)
+    padding = b" " * (1 << 20)
+
+    def read() -> None:
+        with suppress(BrokenLineError):
+            parse(line + padding)
+
+    assert traced_peak(read) < len(line) + len(padding) + 500_000
+
+
+def test_of_many_pages_the_first_thousand_count(catalog: CatalogStore, manifest: Path) -> None:
+    store(manifest.parent / "0.html", b"first")
+    pages: list[object] = [f"{number}.html" for number in range(1_000)]
+    nan = {"elapsed": float("nan")}
+    for work, (listed, note) in enumerate([(pages, {}), ([*pages, "more.html"], {"variants-too-many": 1})]):
+        for line in (V2 | {"html_paths": listed}, V2 | nan | {"html_paths": listed}, MISS | {"html_paths": listed}):
+            report = import_manifest(write(manifest, line | {"work_id": f"W{work}"}), catalog)
+            assert (report.documents, report.variants_left_out) == (1, 999)
+            assert notes(report).get("variants-too-many", 0) == note.get("variants-too-many", 0)
+
+
+def test_variants_count_towards_the_size_of_a_batch(
+    catalog: CatalogStore, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    real = catalog.register_many
+
+    def counting(requests: list[object], **options: int) -> object:
+        sizes.append(len(requests))
+        return real(requests, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(catalog, "register_many", counting)
+    monkeypatch.setattr(importing, "BATCH_BYTES", 200_000)
+    pages = [f"{number}" for number in range(500)]
+    import_manifest(write(manifest, *[V2 | {"work_id": f"W{work}", "html_paths": pages} for work in range(9)]), catalog)
+    assert max(sizes) < 3
 
 
 def test_a_cached_repeat_is_a_sighting(catalog: CatalogStore, manifest: Path) -> None:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from sys import getsizeof
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-if TYPE_CHECKING:
-    from kvcatalog.migrate.lines import Line
+from kvcatalog.migrate.lines import Line, Value, first
 
 WORKS_MAX = 50_000
 BYTES_MAX = 64 << 20
 
+_OVERHEAD_BYTES = 400
+"""What an entry takes beside its values: the page, the key, and the slot in the dictionary."""
+
 
 class StoredPage(Struct, gc=False):
-    """What an attempt says about the page that it stored, unchecked."""
+    """What an attempt says about the page that it stored; whether it can be used is seen when its result is read."""
 
-    url: Any
-    resolver: Any
-    sha256: Any
-    size: Any
-    content_type: Any
-    line_bytes: int
+    url: Value
+    resolver: Value
+    sha256: Value
+    size: Value
+    content_type: Value
 
 
 class Attempts:
@@ -34,19 +35,24 @@ class Attempts:
         self._bytes_max = bytes_max
         self._bytes = 0
 
-    def remember(self, line: Line, line_bytes: int) -> None:
+    def remember(self, line: Line) -> None:
         """Take an attempt in, if it stored a page."""
         if line.status != "html":
             return
         key = _key(line)
         if key is None or key in self._pages:
             return
-        url, size = line.url or line.source_url, line.content_length
-        resolver = line.resolver_name or line.resolver
-        self._pages[key] = StoredPage(url, resolver, line.sha256, size, line.content_type, line_bytes)
-        self._bytes += line_bytes
+        page = StoredPage(
+            url=first(line.url, line.source_url),
+            resolver=first(line.resolver_name, line.resolver),
+            sha256=line.sha256,
+            size=line.content_length,
+            content_type=line.content_type,
+        )
+        self._pages[key] = page
+        self._bytes += _held_bytes(key, page)
         while len(self._pages) > self._works_max or self._bytes > self._bytes_max:
-            self._bytes -= self._pages.popitem(last=False)[1].line_bytes
+            self._bytes -= _held_bytes(*self._pages.popitem(last=False))
 
     def page_of(self, line: Line) -> StoredPage | None:
         """Return what is remembered for the work and run of a result."""
@@ -55,5 +61,9 @@ class Attempts:
 
 
 def _key(line: Line) -> tuple[str | None, str] | None:
-    work, run = line.work_id or line.artifact_id or line.doc_id, line.run_id or None
+    work, run = first(line.work_id, line.artifact_id, line.doc_id), first(line.run_id)
     return (run, work) if isinstance(work, str) and isinstance(run, str | None) else None
+
+
+def _held_bytes(key: tuple[str | None, str], page: StoredPage) -> int:
+    return _OVERHEAD_BYTES + sum(map(getsizeof, (*key, *structs.astuple(page))))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kvcatalog.migrate.report import Tally
 
 _THREADS = 32
+_VARIANT_BYTES = 256
 
 
 class Target(Protocol):
@@ -126,7 +127,7 @@ class Batch:
                 wave = self._wave_after_its_key(entry, wave)
         self._last_wave[claim.artifact_id] = entry.wave = wave
         self._entries.append(entry)
-        self.bytes += len(entry.raw)
+        self.bytes += len(entry.raw) + _VARIANT_BYTES * len(claim.variants)
 
     def _wave_after_its_key(self, entry: Entry, wave: int) -> int:
         """Return the wave of an entry whose file is read or not depending on what stands under its key by then."""

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, closing
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import structs
 
@@ -141,7 +141,7 @@ class _Import:
             self._other("foreign", "other-tool")
         elif kind == "attempt":
             self._other("attempts", "attempt")
-            self._attempts.remember(line, len(raw))
+            self._attempts.remember(line)
         elif kind is not None and kind != "manifest":
             self._take_other_record(kind)
         else:
@@ -168,12 +168,15 @@ class _Import:
     def _take_page(self, line: Line, raw: bytes, pages: list[str]) -> None:
         """Take a result that is no success but left pages behind: the first is the document, as its attempt tells."""
         page = self._attempts.page_of(line)
-        changes = {"storage_uri": None, "path": pages[0], "html_paths": pages[1:], "classification": "html"}
+        changes: dict[str, Any] = {"storage_uri": None, "path": pages[0], "classification": "html"}
+        changes["html_paths"] = pages[1:]
         if page is not None:
             changes |= {"url": page.url, "source_url": None, "original_url": None, "resolver": page.resolver}
             changes |= {"sha256": page.sha256, "sha": None, "content_type": page.content_type, "mime": None}
             changes |= {"bytes": page.size, "content_length": None, "size_bytes": None}
-        notes = () if page else ("page-without-attempt",)
+        notes: tuple[str, ...] = () if page else ("page-without-attempt",)
+        if lines.has_too_many_pages(line):
+            notes += ("variants-too-many",)
         self._take_document(structs.replace(line, **changes), raw, notes, first_page=2)
 
     def _take_document(self, line: Line, raw: bytes, notes: tuple[str, ...], *, first_page: int) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, structs
 
 from kvcatalog import values
 from kvcatalog.errors import InvalidValueError
@@ -36,6 +37,10 @@ _FAILED = frozenset(
         "failure",
     }
 )
+PAGES_MAX = 1_000
+"""Entries of `html_paths` that count; further ones of the same line are passed over, which is noted."""
+
+_LENIENT_BYTES_MAX = 1 << 20
 _SCHEMA_NUMBER = re.compile(r"\s*v?\d+(\.\d+)*\s*", re.ASCII)
 _SIZE_TEXT = re.compile(r"\s*(\d{1,32})(?:\.0*)?\s*", re.ASCII)
 
@@ -48,39 +53,59 @@ class BrokenLineError(Exception):
         self.reason = reason
 
 
-class Line(Struct, gc=False):
-    """The fields that any generation writes, with whatever JSON value they hold; all other fields are passed over."""
+class Nested(Struct, array_like=True, gc=False):
+    """Stands for an array, whose items are passed over while they are read, and not built."""
 
-    record_type: Any = None
-    schema_version: Any = None
-    artifact_id: Any = None
-    work_id: Any = None
-    doc_id: Any = None
-    run_id: Any = None
-    source_url: Any = None
-    url: Any = None
-    original_url: Any = None
-    resolver: Any = None
-    resolver_name: Any = None
-    classification: Any = None
-    outcome: Any = None
-    status: Any = None
-    ok: Any = None
-    dry_run: Any = None
-    content_type: Any = None
-    mime: Any = None
-    bytes: Any = None
-    content_length: Any = None
-    size_bytes: Any = None
-    sha256: Any = None
-    sha: Any = None
-    path: Any = None
-    storage_uri: Any = None
+
+class _Object(TypedDict):
+    """An object; its members are passed over too, so it comes out empty."""
+
+
+Value = str | int | float | bool | None | Nested | _Object
+"""A JSON value, of which as much is kept as is of use."""
+
+_NESTED = Nested()
+
+
+class Line(Struct, gc=False):
+    """The fields that any generation writes, of whatever type they are; all other fields are passed over."""
+
+    record_type: Value = None
+    schema_version: Value = None
+    artifact_id: Value = None
+    work_id: Value = None
+    doc_id: Value = None
+    run_id: Value = None
+    source_url: Value = None
+    url: Value = None
+    original_url: Value = None
+    resolver: Value = None
+    resolver_name: Value = None
+    classification: Value = None
+    outcome: Value = None
+    status: Value = None
+    ok: Value = None
+    dry_run: Value = None
+    content_type: Value = None
+    mime: Value = None
+    bytes: Value = None
+    content_length: Value = None
+    size_bytes: Value = None
+    sha256: Value = None
+    sha: Value = None
+    path: Value = None
+    storage_uri: Value = None
     html_paths: Any = None
-    extracted_text_path: Any = None
-    timestamp: Any = None
-    ts: Any = None
-    created_at: Any = None
+    extracted_text_path: Value = None
+    timestamp: Value = None
+    ts: Value = None
+    created_at: Value = None
+
+
+class _RawLine(Line, gc=False):
+    """A line whose list of pages is not read yet: it alone may be long."""
+
+    html_paths: Raw = Raw(b"null")
 
 
 class Claim(Struct, gc=False):
@@ -105,27 +130,46 @@ class Claim(Struct, gc=False):
     notes: tuple[str, ...]
 
 
-_decode = msgspec.json.Decoder(Line).decode
+_PAGE_FIELDS: list[tuple[str, Any, Any]] = [(f"page_{number}", Value, UNSET) for number in range(PAGES_MAX + 1)]
+_Pages = msgspec.defstruct("_Pages", _PAGE_FIELDS, array_like=True, gc=False)
+"""The first entries of a list and one more, which tells that there are more; what follows is not built."""
+
+_NO_PAGES = (Raw(b"[]"), Raw(b"null"))
+_decode = msgspec.json.Decoder(_RawLine).decode
+_decode_pages: Callable[[Raw], Any] = msgspec.json.Decoder(str | int | float | bool | None | _Pages | _Object).decode
 
 
 def parse(raw: bytes) -> Line:
     """Return the fields of a line; BrokenLineError for one that is not a JSON object in UTF-8.
 
-    What Python's own writer may produce and JSON forbids (NaN, lone surrogates) is read all the same.
+    What Python's own writer may produce and JSON forbids (NaN, lone surrogates) is read all the same, unless the line
+    is so long that reading it that way, which builds all that it holds, would take much memory.
     """
     try:
         if not raw.isascii():
             raw.decode()
-        return _decode(raw)
+        line: Line = _decode(raw)
+        line.html_paths = None if line.html_paths in _NO_PAGES else _listed(line.html_paths)
     except UnicodeDecodeError as error:
         raise BrokenLineError("not-utf-8") from error
     except RecursionError as error:
         raise BrokenLineError("too-deep") from error
     except msgspec.DecodeError:
         return _parse_leniently(raw)
+    return line
+
+
+def _listed(raw: Raw) -> Any:  # noqa: ANN401
+    found = _decode_pages(raw)
+    if not isinstance(found, _Pages):
+        return found
+    pages = structs.astuple(found)
+    return list(pages if pages[-1] is not UNSET else pages[: pages.index(UNSET)])
 
 
 def _parse_leniently(raw: bytes) -> Line:
+    if len(raw) > _LENIENT_BYTES_MAX:
+        raise BrokenLineError("not-json")
     try:
         fields = json.loads(raw.decode())
     except RecursionError as error:
@@ -134,7 +178,10 @@ def _parse_leniently(raw: bytes) -> Line:
         raise BrokenLineError("not-json") from error
     if not isinstance(fields, dict):
         raise BrokenLineError("not-an-object")
-    return Line(**{name: fields[name] for name in Line.__struct_fields__ if name in fields})
+    known = {name: fields[name] for name in Line.__struct_fields__ if name in fields}
+    listed = known.pop("html_paths", None)
+    flat = {name: _NESTED if isinstance(value, list | dict) else value for name, value in known.items()}
+    return Line(**flat, html_paths=listed[: PAGES_MAX + 1] if isinstance(listed, list) else listed)
 
 
 def is_foreign(line: Line) -> bool:
@@ -165,7 +212,8 @@ def verdict(line: Line) -> str:
     if classification is not None:
         return SUCCESS_IF_FILE_EXISTS
     if outcome is None and status is None and line.ok is None:
-        raise BrokenLineError("no-outcome" if line.artifact_id or line.work_id or line.doc_id else "not-a-manifest")
+        is_result = first(line.artifact_id, line.work_id, line.doc_id) is not None
+        raise BrokenLineError("no-outcome" if is_result else "not-a-manifest")
     return "not-a-success"
 
 
@@ -178,14 +226,14 @@ def claim(line: Line, *, timezone: tzinfo = UTC, default_resolver: str = "unknow
     classification = _word("classification", line.classification)
     try:
         return Claim(
-            artifact_id=values.required_text("artifact_id", line.artifact_id or line.work_id or line.doc_id or ""),
-            source_url=values.optional_text("source_url", line.source_url or line.url or line.original_url),
-            resolver=values.required_text("resolver", line.resolver or line.resolver_name or default_resolver),
-            content_type=values.optional_text("content_type", line.content_type or line.mime),
-            run_id=values.optional_text("run_id", line.run_id),
+            artifact_id=values.required_text("artifact_id", first(line.artifact_id, line.work_id, line.doc_id)),
+            source_url=_optional_text("source_url", line.source_url, line.url, line.original_url),
+            resolver=values.required_text("resolver", first(line.resolver, line.resolver_name, default_resolver)),
+            content_type=_optional_text("content_type", line.content_type, line.mime),
+            run_id=_optional_text("run_id", line.run_id),
             size=_size(notes, line.bytes, line.content_length, line.size_bytes),
             sha256=_digest(notes, line.sha256, line.sha),
-            created_at=_moment(notes, line.timestamp or line.ts or line.created_at, timezone),
+            created_at=_moment(notes, first(line.timestamp, line.ts, line.created_at), timezone),
             location=location(line),
             variants=_variants(notes, line, first_page),
             cached=classification == "cached",
@@ -198,12 +246,25 @@ def claim(line: Line, *, timezone: tzinfo = UTC, default_resolver: str = "unknow
 
 def location(line: Line) -> str | None:
     """Return the URI or path of the document's file, None where there is none."""
-    text = line.storage_uri or line.path
-    if not text:
+    text = first(line.storage_uri, line.path)
+    if text is None:
         return None
     if not isinstance(text, str) or "\0" in text:
         raise BrokenLineError("invalid-path")
     return text
+
+
+def first(*candidates: Value) -> Value:
+    """Return the first value that is there, of whatever type it is: neither null nor empty text; or else None."""
+    for value in candidates:
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def has_too_many_pages(line: Line) -> bool:
+    """Tell whether a line lists more pages than count."""
+    return isinstance(line.html_paths, list) and len(line.html_paths) > PAGES_MAX
 
 
 def pages(line: Line) -> list[str]:
@@ -211,21 +272,32 @@ def pages(line: Line) -> list[str]:
     listed = [line.html_paths] if isinstance(line.html_paths, str) else line.html_paths
     if not isinstance(listed, list):
         return []
-    return list(dict.fromkeys(page for page in listed if isinstance(page, str) and page and "\0" not in page))
+    usable = (page for page in listed[:PAGES_MAX] if isinstance(page, str) and page and "\0" not in page)
+    return list(dict.fromkeys(usable))
 
 
 def _variants(notes: list[str], line: Line, first_page: int) -> tuple[tuple[str, str], ...]:
-    if not line.html_paths and not line.extracted_text_path:
+    listed, text = line.html_paths, first(line.extracted_text_path)
+    if (listed is None or listed == []) and text is None:
         return ()
     found = [("html" if number == 1 else f"html-{number}", page) for number, page in enumerate(pages(line), first_page)]
-    text = line.extracted_text_path
-    if isinstance(text, str) and text and "\0" not in text:
+    if isinstance(text, str) and "\0" not in text:
         found.append(("text", text))
-    elif text:
+    elif text is not None:
         notes.append("variant-path-invalid")
-    if isinstance(line.html_paths, list) and not all(isinstance(page, str) and page for page in line.html_paths):
+    if isinstance(listed, list):
+        if not all(isinstance(page, str) and page for page in listed[:PAGES_MAX]):
+            notes.append("variant-path-invalid")
+    elif not isinstance(listed, str | None):
         notes.append("variant-path-invalid")
+    if has_too_many_pages(line):
+        notes.append("variants-too-many")
     return tuple(found)
+
+
+def _optional_text(field: str, *candidates: Value) -> str | None:
+    value = first(*candidates)
+    return None if value is None else values.required_text(field, value)
 
 
 def _word(field: str, value: object) -> str | None:
@@ -262,10 +334,9 @@ def _digest(notes: list[str], *candidates: object) -> str | None:
     for value in candidates:
         if value is None or value == "":
             continue
-        try:
-            return values.digest("sha256", value)
-        except InvalidValueError:
-            dropped = True
+        if isinstance(value, str) and values.is_digest(value):
+            return value.lower()
+        dropped = True
     if dropped:
         notes.append("digest-dropped")
     return None
