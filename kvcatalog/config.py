@@ -66,7 +66,7 @@ class CatalogConfig(_Section):
     verify_on_register: bool = False
     retention_days: Annotated[int, Field(ge=0)] = 0
     orphan_ttl_days: Annotated[int, Field(ge=0)] = 7
-    map_size_bytes: Annotated[int, Field(gt=0)] | None = None
+    map_size_bytes: Annotated[int, Field(gt=0, le=2**47)] | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -139,6 +139,8 @@ def _read_environment() -> Values:
         meant = name.upper().startswith(tuple(f"{ENVIRONMENT_PREFIX}{known}_".upper() for known in sections))
         if meant and not (delimiter and section in sections):
             raise ConfigError(f"{name} in the environment: section and key are joined by two underscores")
+        if delimiter and section not in sections:
+            raise ConfigError(f"{name} in the environment: there is no section {section}")
     from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
     class Environment(BaseSettings):
@@ -151,6 +153,8 @@ def _read_environment() -> Values:
         return EnvSettingsSource(Environment)()
     except SettingsError as error:
         raise ConfigError(f"the environment: {error}: {error.__cause__}") from error
+    except RecursionError as error:
+        raise ConfigError("the environment: a value is nested too deep") from error
 
 
 def _validated(sources: tuple[_Source, ...]) -> ContentDownloadConfig:

@@ -12,6 +12,8 @@ from kvcatalog.errors import ConfigError
 
 Values = Mapping[str, object]
 
+_MOST_BYTES = 1 << 20
+
 KEYS = {
     "storage": frozenset(
         (
@@ -47,10 +49,15 @@ KEYS = {
 
 def read_config_file(path: str | os.PathLike[str]) -> Values:
     """Return what a YAML or TOML file holds; ConfigError if it cannot be read or holds no sections."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix not in {".toml", ".yaml", ".yml"}:
+        raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .toml")
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        contents = _parse(os.fspath(path), text)
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"{path}: is longer than 1 MiB")
+        contents = _parse(suffix, data.decode("utf-8").replace("\r\n", "\n"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -82,19 +89,15 @@ def catalog_path(contents: Values) -> str | None:
     return None
 
 
-def _parse(path: str, text: str) -> object:
-    match os.path.splitext(path)[1].lower():
-        case ".toml":
-            import tomllib
+def _parse(suffix: str, text: str) -> object:
+    if suffix == ".toml":
+        import tomllib
 
-            return tomllib.loads(text)
-        case ".yaml" | ".yml":
-            import yaml
+        return tomllib.loads(text)
+    import yaml
 
-            try:
-                contents: object = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(str(error)) from error
-            return contents
-        case _:
-            raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .toml")
+    try:
+        contents: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    return contents

@@ -229,6 +229,47 @@ class TestHave:
             "nothing,artifact,false,[]",
         ]
 
+    def test_a_name_that_no_file_can_have_is_no_file(self, cli: Callable[..., Ran]) -> None:
+        rows = cli("--json", "have", "x" * 5000, "https://e.org/x").json
+        assert [row["held"] for row in rows] == [False, True]
+
+    def test_a_file_that_cannot_be_read_is_not_held(self, cli: Callable[..., Ran], path: Path, tmp_path: Path) -> None:
+        (tmp_path / "new.pdf").write_bytes(b"the bytes")
+        digest = hashlib.sha256(b"the bytes").hexdigest()
+        with open_catalog(str(path)) as catalog:
+            catalog.register(
+                artifact_id="n", source_url="n", resolver="r", bytes=9, sha256=digest, storage_uri="s3://b/n"
+            )
+        ran = cli("--json", "have", "--kind", "file", "none.pdf", "new.pdf", ".", "x" * 5000)
+        assert ran.status == ExitStatus.FINDINGS
+        assert [(row["item"], row["kind"], row["ids"]) for row in ran.json] == [
+            ("none.pdf", "file", []),
+            ("new.pdf", "file", [4]),
+            (".", "file", []),
+            ("x" * 5000, "file", []),
+        ]
+
+    @pytest.mark.parametrize(("kind", "bad"), [("digest", "a1b2"), ("any", "a\0b"), ("file", "a\0b"), ("url", "a\0")])
+    def test_an_item_that_cannot_be_asked_is_named_by_number(
+        self, cli: Callable[..., Ran], kind: str, bad: str
+    ) -> None:
+        ran = cli("have", "--kind", kind, A, bad)
+        assert ran.status == ExitStatus.USAGE
+        assert "item 2: " in ran.err
+
+    def test_a_line_is_bounded_and_a_byte_order_mark_is_no_part_of_it(self, path: Path) -> None:
+        options = ("--catalog", str(path), "--format", "ids", "have", "-")
+        ran = program(*options, input="\ufeffhttps://e.org/x\n" + "x" * 2**20 + "\n")
+        assert (ran.returncode, ran.stdout) == (ExitStatus.FINDINGS, "1\n")
+        ran = program(*options, input="y\n" + "x" * (2**20 + 1) + "\n")
+        assert ran.returncode == ExitStatus.USAGE
+        assert "line 2 of standard input" in ran.stderr
+
+    def test_a_closed_standard_input_is_usage(self, path: Path) -> None:
+        ran = program("--catalog", str(path), "have", "-", preexec_fn=lambda: os.close(0))
+        assert ran.returncode == ExitStatus.USAGE
+        assert "standard input is closed" in ran.stderr
+
 
 class TestWhy:
     def test_who_refers_to_a_file_and_where_else_its_content_is(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
@@ -332,8 +373,8 @@ class TestImportManifest:
         assert re.search(r"^reasons \(1\)$", ran.out, re.MULTILINE)
         assert (tmp_path / "bad.jsonl").read_text(encoding="utf-8") == "{broken\n"
         again = cli("import-manifest", "m.jsonl", "--rejects", "bad.jsonl")
-        assert again.status == ExitStatus.UNAVAILABLE
-        assert "File exists" in again.err
+        assert again.status == ExitStatus.USAGE
+        assert "give a new file" in again.err
 
     def test_a_dry_run_changes_nothing_and_needs_no_catalog(
         self, cli: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -364,6 +405,54 @@ class TestImportManifest:
         assert record["sha256"] == hashlib.sha256(b"1234").hexdigest()
         assert record["created_at"] == "2025-07-01T10:00:00.000000Z"
         assert cli("import-manifest", "--timezone", "Mars", "m.jsonl").status == ExitStatus.USAGE
+
+    def test_a_reader_that_leaves_does_not_stop_the_import(self, path: Path, tmp_path: Path) -> None:
+        for number in range(40):
+            (tmp_path / f"m{number}.jsonl").write_text(
+                self.LINE.replace("W9", f"W{number}") + "{broken\n", encoding="utf-8"
+            )
+        names = [f"m{number}.jsonl" for number in range(40)]
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-c", "from kvcatalog.cli import main; main()", "--catalog", str(path)]
+        ran = subprocess.run(
+            [*command, "import-manifest", *names],
+            check=False,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        os.close(writing)
+        assert (ran.returncode, ran.stderr) == (ExitStatus.FINDINGS, "")
+        with open_catalog(str(path)) as catalog:
+            assert catalog.stats().documents == 43
+
+    def test_rejects_are_refused_before_a_catalog_is_made(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "m.jsonl").write_text(self.LINE, encoding="utf-8")
+        new = tmp_path / "new.lmdb"
+        for rejects in ("m.jsonl", "none/bad.jsonl"):
+            options = ["import-manifest", "m.jsonl", "--rejects", rejects]
+            assert run(["--catalog", str(new), *options]) == ExitStatus.USAGE
+            assert "give a new file" in capsys.readouterr().err
+        assert not new.exists()
+
+    def test_no_rejects_are_left_where_no_catalog_was_opened(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        options = ["import-manifest", "m.jsonl", "--rejects", "bad.jsonl"]
+        assert run(["--catalog", str(tmp_path / "file"), *options]) == ExitStatus.UNAVAILABLE
+        assert not (tmp_path / "bad.jsonl").exists()
+
+    def test_nothing_is_registered_where_the_catalog_is_switched_off(
+        self, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "m.jsonl").write_text(self.LINE, encoding="utf-8")
+        (tmp_path / "c.yaml").write_text(f"catalog: {{path: {path}, enabled: no}}\n", encoding="utf-8")
+        assert run(["-c", "c.yaml", "import-manifest", "m.jsonl"]) == ExitStatus.USAGE
+        assert "switched off" in capsys.readouterr().err
+        assert run(["-c", "c.yaml", "show", "1"]) == ExitStatus.DONE
 
     def test_a_manifest_that_is_not_there_is_usage(self, cli: Callable[..., Ran]) -> None:
         ran = cli("import-manifest", "none.jsonl")

@@ -75,6 +75,20 @@ class TestHelp:
             assert re.search(rf"^  {int(status)} +{meaning}$", text, re.MULTILINE)
         assert set(exit_status.MEANINGS) == set(ExitStatus)
 
+    @pytest.mark.parametrize("arguments", [[], ["config"]])
+    def test_help_is_plain_where_nothing_is_asked(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run([*arguments, "--help"])
+        help_text = capsys.readouterr().out
+        assert run(arguments) == ExitStatus.USAGE
+        assert capsys.readouterr().err == help_text
+
+    def test_help_says_what_csv_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        for arguments in ([], ["show"]):
+            run([*arguments, "--help"])
+            assert "csv is exact, as the data has it" in " ".join(capsys.readouterr().out.split())
+
     def test_help_imports_no_command_and_nothing_slow(self) -> None:
         script = (
             "import sys; from kvcatalog.cli.group import run; run(['--help']); "
@@ -170,6 +184,28 @@ class TestFailures:
             ran = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
         assert ran.returncode == ExitStatus.UNAVAILABLE
         assert "No space left" in ran.stderr
+
+    def test_a_status_needs_no_room_for_its_message(self, path: Path) -> None:
+        for arguments, status in ((["show", "none"], ExitStatus.NOT_FOUND), (["dedup-report"], ExitStatus.DONE)):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                command = [*PROGRAM, "--catalog", str(path), *arguments]
+                ran = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=full, timeout=60)
+            assert ran.returncode == status
+
+    def test_an_interruption_while_modules_are_imported_is_quiet(self) -> None:
+        script = (
+            "import sys\n"
+            "from kvcatalog.cli import main\n"
+            "class Interrupted:\n"
+            "    def find_spec(self, name, *_):\n"
+            "        if name == 'kvcatalog.cli.group':\n"
+            "            raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Interrupted())\n"
+            "main()\n"
+        )
+        ran = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == ExitStatus.INTERRUPTED
+        assert ran.stderr == "kvcatalog: interrupted\n"
 
     def test_closed_streams_are_no_place_for_a_database(self, path: Path) -> None:
         script = f"exec {sys.executable} -c 'from kvcatalog.cli import main; main()' --catalog {path}"

@@ -109,6 +109,7 @@ def test_configurations_are_frozen_and_take_no_unknown_key() -> None:
         ("catalog: {retention_days: -1}", "catalog.retention_days: "),
         ("catalog: {retention_days: soon}", "catalog.retention_days: "),
         ("catalog: {map_size_bytes: 0}", "catalog.map_size_bytes: "),
+        ("catalog: {map_size_bytes: 140737488355329}", "catalog.map_size_bytes: "),
         ("catalog: {backend: dynamodb}", "catalog: backend dynamodb and a path"),
         ("catalog: {path: 'dynamodb://t'}", "catalog: backend dynamodb and a path"),
         ("catalog: 7", "catalog: "),
@@ -152,6 +153,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "latin.toml")
 
 
+def test_a_file_is_read_only_where_it_can_be_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ends in \.yaml"):
+        load_config(tmp_path / "none.json")
+    with pytest.raises(ConfigError, match="longer than 1 MiB"):
+        load_config(written(tmp_path, "c.yaml", "#" * (2**20 + 1)))
+    assert load_config(written(tmp_path, "c.yaml", "#" * 2**20)) == ContentDownloadConfig()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -159,6 +168,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("KVCATALOG_CATALOG__PAHTH", "x", r"catalog\.pahth: there is no such key \(the environment\)"),
         ("KVCATALOG_CATALOG__RETENTION_DAYS", "x", r"catalog\.retention_days: .* \(the environment\)"),
         ("KVCATALOG_CATALOG", "{", "the environment: .*catalog"),
+        ("KVCATALOG_CATALOG", '{"path":' * 100_000, "the environment: .*nested too deep"),
+        (
+            "KVCATALOG_CATALOGUE__PATH",
+            "x",
+            "KVCATALOG_CATALOGUE__PATH in the environment: there is no section catalogue",
+        ),
     ],
 )
 def test_a_refused_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:

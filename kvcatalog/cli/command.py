@@ -23,7 +23,7 @@ class Command(click.Command):
                 type=click.Choice(FORMATS),
                 expose_value=False,
                 callback=_choose_format,
-                help="How to print results.",
+                help="How to print results; csv is exact, as the data has it.",
             ),
             click.Option(
                 ["--json", "json_shorthand"],

@@ -35,6 +35,9 @@ def wants_json(arguments: Sequence[str]) -> bool:
 def report(error: BaseException, *, as_json: bool, verbose: bool) -> ExitStatus:
     """Write what happened and what to do to standard error, and return the exit status."""
     status, message, advice = _describe(error)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and not as_json:
+        sys.stderr.write(message + "\n")
+        return status
     if verbose and not isinstance(error, (click.ClickException, click.Abort, InterruptedByUserError)):
         _write_traceback(error)
     if as_json:

@@ -16,7 +16,7 @@ from kvcatalog.cli.command import CONTEXT_SETTINGS
 from kvcatalog.cli.exit_status import MEANINGS, ExitStatus
 from kvcatalog.cli.invocation import Invocation
 from kvcatalog.cli.output import FORMATS, Format
-from kvcatalog.cli.text import VisibleStream
+from kvcatalog.cli.text import VisibleStream, discard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,13 @@ class _ReaderLeftError(Exception):
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
 @click.option("-c", "--config", "config_path", metavar="FILE", help="Configuration file, YAML or TOML.")
 @click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over configuration and environment.")
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="How to print results.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(FORMATS),
+    default="table",
+    help="How to print results; csv is exact, as the data has it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json; errors are JSON too.")
 @click.option("-v", "--verbose", is_flag=True, help="More messages, and tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
@@ -112,8 +118,15 @@ def group(
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status; results are written and flushed, errors reported."""
     _hold_standard_streams()
-    with contextlib.redirect_stderr(VisibleStream(sys.stderr)):
-        return _run(arguments)
+    messages = sys.stderr
+    with contextlib.redirect_stderr(VisibleStream(messages)):
+        status = _run(arguments)
+    try:
+        messages.flush()
+    except OSError:
+        # Nobody can be told; the status still tells.
+        discard(messages)
+    return status
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -121,8 +134,7 @@ def _run(arguments: Sequence[str]) -> int:
         status = group.main(list(arguments), prog_name="kvcatalog", standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, _ReaderLeftError):
-        # What is left in the buffer must not be written when the interpreter flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return ExitStatus.DONE
     except Exception as error:  # noqa: BLE001 - the one place where every error is told to the user
         verbose = "-v" in arguments or "--verbose" in arguments

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from zoneinfo import ZoneInfo
 
 import click
@@ -14,6 +15,7 @@ from msgspec.structs import asdict
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.progress import import_progress
+from kvcatalog.cli.text import discard
 from kvcatalog.errors import CatalogMissingError
 from kvcatalog.migrate import ImportReport
 from kvcatalog.migrate import import_manifest as import_into
@@ -72,8 +74,13 @@ def import_manifest(
     """  # noqa: D301
     understood = True
     with ExitStack() as stack:
-        catalog = stack.enter_context(_opened(invocation, dry_run=dry_run))
-        rejected = stack.enter_context(Path(rejects).open("xb")) if rejects else None
+        rejected = stack.enter_context(_new_file(rejects)) if rejects else None
+        try:
+            catalog = stack.enter_context(_opened(invocation, dry_run=dry_run))
+        except BaseException:
+            if rejects:
+                Path(rejects).unlink()
+            raise
 
         def rows() -> Iterator[dict[str, Any]]:
             nonlocal understood
@@ -95,8 +102,24 @@ def import_manifest(
                 row = _row(manifest, report)
                 yield _telling(row) if invocation.output.format == "table" else row
 
-        invocation.output.details(rows(), _COLUMNS, identity=None)
+        reports = rows()
+        try:
+            invocation.output.details(reports, _COLUMNS, identity=None)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Who reads the reports has had enough; what is left is imported all the same.
+            discard(sys.stdout)
+            for _ in reports:
+                pass
     return ExitStatus.DONE if understood else ExitStatus.FINDINGS
+
+
+def _new_file(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("xb")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise click.UsageError(f"--rejects {path}: {reason}; give a new file") from error
 
 
 @contextmanager

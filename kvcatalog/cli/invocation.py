@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvcatalog.cli.output import Format, Output
 from kvcatalog.cli.text import visible
+from kvcatalog.errors import ConfigError
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig
@@ -44,6 +45,8 @@ class Invocation:
         from kvcatalog.store import open_catalog
 
         target = self._target(path_suffices=read_only)
+        if not read_only and not isinstance(target, str) and not target.enabled:
+            raise ConfigError("catalog.enabled: the catalog is switched off, so nothing is registered")
         return open_catalog(target, read_only=read_only, create=not read_only, command=command)
 
     def note(self, message: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
-from typing import TYPE_CHECKING, Any, get_args
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import click
 from msgspec.structs import asdict
@@ -14,6 +16,7 @@ from kvcatalog.cli.blobs import blob_state
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.identify import KINDS, Kind, find
+from kvcatalog.errors import InvalidValueError
 from kvcatalog.models import DocumentRecord, VariantRecord
 from kvcatalog.store.protocol import HaveKind
 
@@ -27,8 +30,17 @@ if TYPE_CHECKING:
 _RECORD_COLUMNS = (*DocumentRecord.__struct_fields__, "blob")
 _WHERE_COLUMNS = ("storage_uri", "id", "variant", "bytes", "sha256", "blob")
 _HAVE_COLUMNS = ("item", "kind", "held", "ids")
+_LINE_BYTES = 1 << 20
 
 _kind_option = click.option("--kind", type=click.Choice(KINDS), default="any", help="What ITEM is.", show_default=True)
+
+
+class _Asked(NamedTuple):
+    """An item of `have` and what the catalog is asked for it, None for a file that cannot be read."""
+
+    item: str
+    question: str | None
+    is_file: bool
 
 
 @click.command(cls=Command)
@@ -92,16 +104,15 @@ def have(invocation: Invocation, items: tuple[str, ...], kind: HaveKind) -> Exit
 
     def rows(catalog: CatalogStore) -> Iterator[dict[str, Any]]:
         nonlocal missing
-        asked = (_as_asked(item, kind) for item in _listed(items))
-        for possession in catalog.have(asked, kind=kind):
-            missing += not possession.records
-            ids = [record.id for record in possession.records]
+        for item, found_as, records in _possessions(catalog, items, kind):
+            missing += not records
+            ids = [record.id for record in records]
             yield {
-                "item": possession.item,
-                "kind": possession.kind,
+                "item": item,
+                "kind": found_as,
                 "held": bool(ids),
                 "ids": ids,
-                "records": [asdict(record) for record in possession.records],
+                "records": [asdict(record) for record in records],
             }
 
     with invocation.open_catalog() as catalog:
@@ -167,20 +178,69 @@ def _places(catalog: CatalogStore, found: Found) -> Iterator[dict[str, Any]]:
                 }
 
 
+def _possessions(
+    catalog: CatalogStore, items: tuple[str, ...], kind: HaveKind
+) -> Iterator[tuple[str, HaveKind, tuple[DocumentRecord, ...]]]:
+    """Yield each item, what it was taken for, and the records that hold it."""
+    waiting: deque[_Asked] = deque()
+
+    def questions() -> Iterator[str]:
+        for number, item in enumerate(_listed(items), 1):
+            asked = _as_asked(number, item, kind)
+            waiting.append(asked)
+            if asked.question is not None:
+                yield asked.question
+
+    for possession in catalog.have(questions(), kind="digest" if kind == "file" else kind):
+        while (asked := waiting.popleft()).question is None:
+            yield asked.item, "file", ()
+        yield asked.item, "file" if asked.is_file else possession.kind, possession.records
+    for asked in waiting:
+        yield asked.item, "file", ()
+
+
 def _listed(items: tuple[str, ...]) -> Iterator[str]:
     for item in items:
         if item == "-":
-            for line in sys.stdin.buffer:
-                if text := line.rstrip(b"\r\n").decode("utf-8", "surrogateescape"):
-                    yield text
+            yield from _lines()
         else:
             yield item
 
 
-def _as_asked(item: str, kind: HaveKind) -> str | os.PathLike[str]:
-    """Return an item as what it is to be looked up as: a path object asks for the content of the file."""
-    from pathlib import Path
+def _lines() -> Iterator[str]:
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed, so `-` has no items")
+    number = 0
+    while line := sys.stdin.buffer.readline(_LINE_BYTES + 3):
+        number += 1
+        content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip(b"\r\n")
+        if len(content) > _LINE_BYTES:
+            raise click.UsageError(f"line {number} of standard input is longer than 1 MiB")
+        if content:
+            yield content.decode("utf-8", "surrogateescape")
 
+
+def _as_asked(number: int, item: str, kind: HaveKind) -> _Asked:
     # A whole digest is one, whatever files lie around; everything else may name a file first.
-    names_file = kind == "any" and not values.is_digest(item) and "\0" not in item and Path(item).is_file()
-    return Path(item) if kind == "file" or names_file else item
+    if "\0" not in item and (kind == "file" or (kind == "any" and not values.is_digest(item) and _is_file(item))):
+        from kvcatalog.digest import sha256_file
+
+        try:
+            digest, _ = sha256_file(item)
+        except OSError:
+            return _Asked(item, None, is_file=True)
+        return _Asked(item, digest, is_file=True)
+    try:
+        values.required_text(f"item {number}", item)
+        if kind == "digest":
+            values.digest(f"item {number}", item)
+    except InvalidValueError as error:
+        raise click.UsageError(str(error)) from error
+    return _Asked(item, item, is_file=False)
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False

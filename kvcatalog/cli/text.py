@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from typing import TextIO
 
 # C0, DEL and C1 controls; marks, embeddings, overrides and isolates that change the direction of writing; the line and
@@ -27,25 +29,37 @@ def size_text(size: int) -> str:
     return f"{amount:.3g} EB"
 
 
+def discard(stream: TextIO) -> None:
+    """Let a stream lead nowhere, so that what is left in its buffer is not written when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code <= _TWO_DIGITS_MAX else f"\\u{code:04x}"
 
 
 class VisibleStream:
-    """A text stream where everything but line ends is made visible, whoever writes: click, logging, warnings."""
+    """A text stream where everything but line ends is made visible, whoever writes: click, logging, warnings.
+
+    It is for messages: where the stream behind takes none, they are lost and nothing else is.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write text and return its length."""
-        self._stream.write("\n".join(map(visible, text.split("\n"))))
+        with suppress(OSError):
+            self._stream.write("\n".join(map(visible, text.split("\n"))))
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream behind."""
-        self._stream.flush()
+        with suppress(OSError):
+            self._stream.flush()
 
     def isatty(self) -> bool:
         """Tell whether the stream behind is a terminal."""
