@@ -587,3 +587,30 @@ def test_the_guard_holds_the_lock_file(environment: Environment, folder: Path) -
     assert run(code).strip() == "held"
     environment.close()
     assert run(code).strip() == "mine"
+
+
+def test_a_transaction_that_is_gone_does_not_count(environment: Environment) -> None:
+    transaction = environment.read()
+    transaction.__enter__()
+    del transaction
+    environment.reopen(rest_seconds=1)
+    assert all_rows(environment) == []
+
+
+def test_errors_of_the_operating_system_are_ours(
+    environment: Environment, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = folder.with_name("away")
+    folder.rename(away)
+    with pytest.raises(CatalogUnavailableError):
+        environment.file_figures()
+    away.rename(folder)
+
+    def fails() -> None:
+        raise OSError(37, "No locks available")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(environment, "_guard", type("Guard", (), {"renew": staticmethod(fails)}))
+        with pytest.raises(CatalogUnavailableError, match="No locks"):
+            all_rows(environment)
+    assert all_rows(environment) == []

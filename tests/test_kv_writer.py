@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import linecache
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 import lmdb
@@ -15,6 +18,7 @@ from kvcatalog.errors import (
     CatalogClosedError,
     CatalogError,
     CatalogUnavailableError,
+    InvalidValueError,
     MapLimitError,
     OutcomeUnknownError,
     StorageFailedError,
@@ -82,6 +86,7 @@ class Answers:
 
     def __exit__(self, *_: object) -> None:
         self._held.release()
+        self._door._wake_next()
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive(), "a call hangs"
@@ -380,7 +385,7 @@ def test_close_lets_those_through_who_wait_and_refuses_later_callers(environment
     with pytest.raises(CatalogClosedError):
         door.submit(add_one)
     assert dict(all_rows(environment)) == {COUNT: b"5"}
-    assert environment.fork_hooks == []
+    assert not environment.fork_hooks
     door.close()
 
 
@@ -421,6 +426,117 @@ def test_tokens_tell_batches_apart(environment: Environment, door: Writer) -> No
         door.submit(put(keys.unsigned(number)))
         seen.add(dict(all_rows(environment, TOKENS))[writer.TOKEN_KEY])
     assert len(seen) == 5
+
+
+def test_an_answered_call_returns_while_the_door_is_shut(environment: Environment) -> None:
+    leave = threading.Event()
+    door = Writer(environment, TOKENS, nothing, lambda _calls: assert_set(leave))
+    with Answers(door) as calls:
+        calls.submit(add_one)
+        calls.submit(add_one)
+        calls.submit(add_one)
+        calls._held.release()
+        door._wake_next()
+        waited = time.monotonic() + 10
+        while len(calls.answers) < 2 and time.monotonic() < waited:
+            time.sleep(0.001)
+        early = len(calls.answers)
+        leave.set()
+        calls._held.acquire()
+    assert early == 2  # all but the one that leads
+    assert sorted(calls.answers.values()) == [1, 2, 3]
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(60)
+
+
+def test_a_second_interruption_loses_nobody(
+    environment: Environment, door: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, outcome = door._commit, door._outcome
+
+    def commit_once(batch: Any) -> None:
+        monkeypatch.setattr(door, "_commit", commit)
+        commit(batch)
+        raise KeyboardInterrupt
+
+    def outcome_once() -> str:
+        monkeypatch.setattr(door, "_outcome", outcome)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(door, "_commit", commit_once)
+    monkeypatch.setattr(door, "_outcome", outcome_once)
+    with Answers(door) as calls:
+        for _ in range(4):
+            calls.submit(add_one)
+    assert len(calls.answers) == 4
+    assert dict(all_rows(environment)) == {COUNT: b"4"}
+    assert not door._waiting
+
+
+def interrupted_at(step: int, work: Callable[[], object]) -> bool:
+    """Do some work with an interruption before a line of the modules that write; tell whether it came so far."""
+    left = [step]
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if "kvcatalog/kv/" not in frame.f_code.co_filename:
+            return None
+        # The end of a `with` block is one step of the interpreter, to which no signal comes.
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and not line.strip().startswith("with "):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(previous)
+    return False
+
+
+def test_an_interruption_at_any_line_loses_nobody_and_holds_nothing(environment: Environment, door: Writer) -> None:
+    step = 0
+    while True:
+        step += 1
+        mate = writer._Call(put(b"mate %d" % step))
+        door._waiting.append(mate)
+        interrupted = interrupted_at(step, lambda: door.submit(add_one))
+        thread = started(lambda step=step: door.submit(put(b"later %d" % step)))  # type: ignore[misc]
+        thread.join(20)
+        assert not thread.is_alive(), f"a call hangs after line {step}"
+        assert mate.done, step
+        assert not door._waiting, step
+        environment.reopen(rest_seconds=1)
+        if not interrupted:
+            break
+    assert step > 50
+    assert {b"mate %d" % number for number in range(1, step + 1)} <= dict(all_rows(environment)).keys()
+
+
+def test_each_caller_of_a_batch_gets_an_error_of_its_own(environment: Environment) -> None:
+    def fails(_: WriteTransaction) -> None:
+        raise InvalidValueError("field", "no")
+
+    door = Writer(environment, TOKENS, fails)
+    with Answers(door) as calls:
+        calls.submit(add_one)
+        calls.submit(add_one)
+    first, second = calls.answers.values()
+    assert (type(first), str(first)) == (type(second), str(second)) == (InvalidValueError, "field: no")
+    assert first is not second
+
+
+def test_a_writer_that_is_gone_is_forgotten(environment: Environment) -> None:
+    for _ in range(5):
+        Writer(environment, TOKENS, nothing)
+    assert len(environment.fork_hooks) == 0
 
 
 # Threads that number their rows and print each one that was acknowledged.

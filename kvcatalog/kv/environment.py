@@ -12,14 +12,16 @@ import os
 import resource
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError, StoragePermissionError
 from kvcatalog.kv import engine, preflight
 from kvcatalog.kv.lock_guard import LockGuard
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.kv.transaction import ReadTransaction, Use, WriteTransaction
 
 MAP_SIZE_BYTES = 1 << 40
 """A sparse terabyte of addresses, so that the map hardly ever has to grow."""
@@ -29,8 +31,17 @@ MAP_SIZE_BYTES_MIN = 1 << 20
 REST_SECONDS_MAX = 60.0
 """How long growing the map waits for open snapshots before it gives up."""
 
+_REST_PAUSE_SECONDS = 0.0005
+_REST_PAUSE_SECONDS_MAX = 0.02
+
+_Ticket = weakref.ref[Use]
+
 _registry_lock = threading.Lock()
 _open_environments: dict[str, Environment] = {}
+
+
+class _Forks(Protocol):
+    def forked(self) -> None: ...
 
 
 class Environment:
@@ -44,7 +55,7 @@ class Environment:
         self.durable = durable
         self.epoch = 0
         self.users = 0
-        self.fork_hooks: list[Callable[[], None]] = []
+        self.fork_hooks: weakref.WeakSet[_Forks] = weakref.WeakSet()
         self.handles: dict[Table, engine.RawDatabase] = {}
         self._tables = tuple(tables)
         self._map_size_bytes = map_size_bytes
@@ -120,9 +131,12 @@ class Environment:
     def renew_locks(self) -> None:
         """Set LMDB's locks again, as each transaction does at its start."""
         if self._guard is not None:
-            self._guard.renew()
+            try:
+                self._guard.renew()
+            except OSError as error:
+                raise engine.translate_os_error(error, self.path) from error
 
-    def begin(self, *, write: bool) -> tuple[engine.RawTransaction, list[int]]:
+    def begin(self, use: Use, *, write: bool) -> tuple[engine.RawTransaction, _Ticket]:
         """Begin an engine's transaction for a ReadTransaction, curing what can be cured; returns what `ended` takes."""
         if write and self.read_only:
             raise CatalogUnavailableError(f"{self.path} was opened for reading only")
@@ -130,31 +144,29 @@ class Environment:
         if not self.read_only:
             cures[engine.Panic] = self.reopen
         while True:
-            depth = self._enter()
+            ticket = self._enter(use)
             try:
                 raw = self._raw_or_closed()
                 self.renew_locks()
-                return raw.begin(write=write), depth
+                return raw.begin(write=write), ticket
             except engine.MapResized:  # as often as others make it larger
-                self.ended(depth)
+                self.ended(ticket)
                 self._adopt_map_size()
             except engine.Error as error:
-                self.ended(depth)
+                self.ended(ticket)
                 cure = cures.pop(type(error), None)  # each cure is tried once
                 if cure is None:
                     raise engine.translate(error, self.path) from error
                 cure()
-            except BaseException:
-                self.ended(depth)
+            except BaseException as error:
+                self.ended(ticket)
+                if isinstance(error, OSError):
+                    raise engine.translate_os_error(error, self.path) from error
                 raise
 
-    def ended(self, depth: list[int]) -> None:
-        """Count a transaction out that `begin` counted in."""
-        with self._gate:
-            self._active -= 1
-            depth[0] -= 1
-            if self._resting and not self._active:
-                self._gate.notify_all()
+    def ended(self, ticket: _Ticket) -> None:
+        """Forget a use that `begin` took note of."""
+        self._uses.discard(ticket)
 
     def forked(self) -> None:
         """In a forked child: let go of what belongs to the parent; the next transaction opens the files anew."""
@@ -167,62 +179,68 @@ class Environment:
             self._guard.close()
             self._guard = None
         self._make_gate()
-        for hook in self.fork_hooks:
-            hook()
+        for hook in list(self.fork_hooks):
+            hook.forked()
 
     @contextmanager
     def _in_use(self) -> Iterator[engine.RawEnvironment]:
         """Keep the engine's environment from being closed or mapped anew meanwhile, as a transaction does."""
-        depth = self._enter()
+        use = Use()
+        ticket = self._enter(use)
         try:
             yield self._raw_or_closed()
         except engine.Error as error:
             raise engine.translate(error, self.path) from error
+        except OSError as error:
+            raise engine.translate_os_error(error, self.path) from error
         finally:
-            self.ended(depth)
+            self.ended(ticket)
 
-    def _enter(self) -> list[int]:
-        """Count a transaction in; waits while others need rest, unless this thread holds a transaction already."""
-        depth = self._depth()
-        with self._gate:
-            while self._resting and not depth[0]:
-                self._gate.wait()
-            self._active += 1
-            depth[0] += 1
-        return depth
+    def _enter(self, use: Use) -> _Ticket:
+        """Take note of a use; waits while others need rest, unless this thread has another use already.
 
-    def _depth(self) -> list[int]:
-        try:
-            depth: list[int] = self._threads.depth
-        except AttributeError:
-            depth = self._threads.depth = [0]
-        return depth
+        The note goes with the object, also where an interruption comes before `ended`. It is made before the look at
+        `_resting`, and `_at_rest` does it the other way round, so one of the two sees the other without a lock.
+        """
+        use.thread = threading.get_ident()
+        ticket = weakref.ref(use, self._uses.discard)
+        self._uses.add(ticket)
+        while self._resting and not self._used_here(ticket):
+            self._uses.discard(ticket)
+            with self._gate:
+                pass
+            self._uses.add(ticket)
+        return ticket
+
+    def _used_here(self, besides: _Ticket | None = None) -> bool:
+        thread = threading.get_ident()
+        uses = [ticket() for ticket in list(self._uses) if ticket is not besides]
+        return any(use is not None and use.thread == thread for use in uses)
 
     def _make_gate(self) -> None:
-        self._gate = threading.Condition(threading.Lock())
-        self._threads = threading.local()
-        self._active = 0
+        self._gate = threading.Lock()
+        self._uses: set[_Ticket] = set()
         self._resting = False
         self._opening = threading.Lock()
 
     @contextmanager
     def _at_rest(self, seconds_max: float) -> Iterator[None]:
         """Run while no transaction of this process is open; MapLimitError if that cannot be had in time."""
-        if self._depth()[0]:
+        if self._used_here():
             raise MapLimitError(f"{self.path}: a snapshot of the same thread is open")
         deadline = time.monotonic() + seconds_max
+        pause = _REST_PAUSE_SECONDS
         with self._gate:
-            while self._resting:
-                self._gate.wait()
-            self._resting = True
             try:
-                while self._active:
-                    if not self._gate.wait(max(0.0, deadline - time.monotonic())):
+                self._resting = True
+                while self._uses:
+                    if time.monotonic() > deadline:
                         raise MapLimitError(f"{self.path}: a snapshot was held for more than {seconds_max:g} s")
+                    time.sleep(pause)
+                    pause = min(2 * pause, _REST_PAUSE_SECONDS_MAX)
                 yield
             finally:
                 self._resting = False
-                self._gate.notify_all()
 
     def _adopt_map_size(self) -> None:
         """Follow a map that another process has made larger."""

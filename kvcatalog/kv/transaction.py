@@ -22,10 +22,18 @@ _OVERFLOW_BYTES = 2000
 """A value above about half a page lies on pages of its own."""
 
 
-class ReadTransaction:
+class Use:
+    """Keeps the environment from being closed or mapped anew, from `Environment.begin` until it ends or is gone."""
+
+    __slots__ = ("__weakref__", "thread")
+
+    thread: int
+
+
+class ReadTransaction(Use):
     """A snapshot of the environment."""
 
-    __slots__ = ("_depth", "_environment", "_epoch", "_handles", "_raw")
+    __slots__ = ("_environment", "_epoch", "_handles", "_raw", "_ticket")
 
     _writes = False
 
@@ -34,7 +42,7 @@ class ReadTransaction:
 
     def __enter__(self) -> Self:
         environment = self._environment
-        self._raw, self._depth = environment.begin(write=self._writes)
+        self._raw, self._ticket = environment.begin(self, write=self._writes)
         self._epoch = environment.epoch
         self._handles = environment.handles
         return self
@@ -54,7 +62,7 @@ class ReadTransaction:
         except engine.Error as failure:
             raise environment.translated(failure) from failure
         finally:
-            environment.ended(self._depth)
+            environment.ended(self._ticket)
         if isinstance(error, engine.Error):
             raise environment.translated(error) from error
 

@@ -1,17 +1,19 @@
 """The one door for writing: calls from any thread wait in a queue and are applied together, a batch a transaction.
 
-Whoever gets through the door first leads: it takes what waits, applies it in one transaction, commits once, and each
-caller finds its own result or error. A call that fails takes nothing with it: the batch is applied again without it. A
-call returns when its change is durable.
+Whoever finds the door open leads: it applies what waits in one transaction, commits once, wakes each caller with its
+own result or error, and hands the door to the first in the queue. A call that fails takes nothing with it:
+the batch is applied again without it. A call returns when its change is durable.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
@@ -28,6 +30,9 @@ Operation = Callable[[WriteTransaction], Result]
 """Changes rows inside the transaction that it is given; it may be called more than once, so it touches nothing else."""
 
 BATCH_CALLS_MAX = 1024
+
+WAKE_SECONDS_MAX = 0.25
+"""How long a call waits until it looks for itself: an interruption may have come before a wake-up."""
 
 TOKEN_KEY = b"last commit"
 
@@ -52,13 +57,18 @@ class _RejectedError(Exception):
 
 
 class _Call:
-    __slots__ = ("done", "error", "operation", "result")
+    """`wake` is released when the call is done or shall see whether it has to lead."""
+
+    __slots__ = ("done", "error", "operation", "result", "wake", "withdrawn")
 
     def __init__(self, operation: Operation[Any]) -> None:
         self.operation = operation
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
+        self.withdrawn = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
 
 
 class Writer:
@@ -81,12 +91,13 @@ class Writer:
         self._after_commit = after_commit
         self._closed = False
         self.forked()
-        environment.fork_hooks.append(self.forked)
+        environment.fork_hooks.add(self)
 
     def forked(self) -> None:
         """Start afresh: what waits in the queue belongs to threads of the parent process."""
         self._door = threading.Lock()
         self._waiting: deque[_Call] = deque()
+        self._begun: list[_Call] = []
         self._token = os.urandom(16)
         self._batch = 0
         self._attempt: _Attempt | None = None
@@ -98,16 +109,18 @@ class Writer:
         storage; OutcomeUnknownError if a failed commit cannot be told from one that took place.
         """
         call = _Call(operation)
-        self._waiting.append(call)
-        door = self._door
         try:
-            with door:
-                while not call.done:
-                    self._answer_some()
+            self._waiting.append(call)
+            while not call.done:
+                if self._door.locked():  # whoever is inside wakes the first in the queue on leaving
+                    call.wake.acquire(timeout=WAKE_SECONDS_MAX)
+                    continue
+                with self._door:
+                    if not call.done:
+                        self._answer_some()
+                self._wake_next()
         except BaseException:
-            # An interruption. What nobody has taken up yet nobody shall.
-            with suppress(ValueError, IndexError):
-                self._waiting.remove(call)
+            self._withdraw(call)
             raise
         if call.error is not None:
             raise call.error
@@ -116,37 +129,58 @@ class Writer:
 
     def close(self) -> None:
         """Let those through who wait, and refuse whoever comes later."""
-        with self._door:
-            while self._waiting:
-                self._answer_some()
-            self._closed = True
+        try:
+            with self._door:
+                waiting = list(self._waiting)
+                while not all(call.done or call.withdrawn for call in waiting):
+                    self._answer_some()
+                self._closed = True
+        finally:
+            self._wake_next()
+        self._environment.fork_hooks.discard(self)
+
+    def _wake_next(self) -> None:
+        """Let the first in the queue see whether it has to lead."""
+        with suppress(IndexError):
+            _wake(self._waiting[0])
+
+    def _withdraw(self, call: _Call) -> None:
+        """After an interruption: what nobody has begun nobody shall begin, and what was begun is waited for."""
+        call.withdrawn = True
         with suppress(ValueError):
-            self._environment.fork_hooks.remove(self.forked)
+            self._waiting.remove(call)
+        while not call.done and self._door.locked() and call in self._begun:
+            call.wake.acquire(timeout=WAKE_SECONDS_MAX)
+        self._wake_next()
 
     def _answer_some(self) -> None:
-        """Answer as many of those who wait as fit into a batch; they go back into the queue if this is interrupted."""
-        self._attempt = None
-        batch: list[_Call] = []
-        try:
-            while self._waiting and len(batch) < BATCH_CALLS_MAX:
-                batch.append(self._waiting.popleft())
-            self._answer(batch)
-        except BaseException:
-            self._settle_interrupted(batch)
-            self._waiting.extendleft(call for call in reversed(batch) if not call.done)
-            raise
+        """Answer as many of those who wait as fit into a batch; whoever leads calls it.
 
-    def _settle_interrupted(self, batch: list[_Call]) -> None:
-        """Answer the calls of a batch that may have been committed before it was interrupted."""
+        They stay in the queue until they are done, so an interruption loses nobody.
+        """
+        if self._attempt is not None:
+            self._settle_interrupted()
+        self._begun = list(islice(self._waiting, BATCH_CALLS_MAX))  # one step of the interpreter: nobody appends
+        self._answer([call for call in self._begun if not (call.done or call.withdrawn)])
+        self._attempt = None
+        for call in self._begun:
+            with suppress(ValueError):
+                self._waiting.remove(call)
+        self._begun = []
+
+    def _settle_interrupted(self) -> None:
+        """Answer the calls of a batch that may have been committed before its leader was interrupted."""
         try:
             outcome = self._outcome()
         except CatalogError as failure:
-            _finish(batch, OutcomeUnknownError(f"the commit was interrupted; and then: {failure}"))
-            return
-        if outcome == "unknown":
-            _finish(batch, OutcomeUnknownError("the commit was interrupted; another process has written since"))
-        if outcome == "committed":
-            _finish(batch)
+            _finish(self._begun, OutcomeUnknownError(f"the commit was interrupted; and then: {failure}"))
+        else:
+            if outcome == "unknown":
+                text = "the commit was interrupted; another process has written since"
+                _finish(self._begun, OutcomeUnknownError(text))
+            if outcome == "committed":
+                _finish(self._begun)
+        self._attempt = None
 
     def _answer(self, batch: list[_Call]) -> None:
         """Apply a batch until every call in it has its result or its error."""
@@ -228,5 +262,22 @@ def _apply(call: _Call, transaction: WriteTransaction, path: str) -> None:
 
 def _finish(calls: list[_Call], error: CatalogError | None = None) -> None:
     for call in calls:
-        call.error = error or call.error
-        call.done = True
+        if not call.done:
+            call.error = call.error if error is None else _copied(error)
+            call.done = True
+        _wake(call)
+
+
+def _wake(call: _Call) -> None:
+    with suppress(RuntimeError):  # it was woken already
+        call.wake.release()
+
+
+def _copied(error: CatalogError) -> CatalogError:
+    """Return an error for one caller alone, since raising it writes its traceback into it."""
+    try:
+        own = copy.copy(error)
+    except TypeError:  # its arguments are not those that it was made from
+        return error
+    own.__cause__ = error
+    return own
