@@ -121,11 +121,12 @@ def run(arguments: Sequence[str]) -> int:
     messages = sys.stderr
     with contextlib.redirect_stderr(VisibleStream(messages)):
         status = _run(arguments)
-    try:
-        messages.flush()
-    except OSError:
-        # Nobody can be told; the status still tells.
-        discard(messages)
+    for stream in (sys.stdout, messages):
+        try:
+            stream.flush()
+        except OSError:
+            # Nobody can be told, or somebody was; the status still tells.
+            discard(stream)
     return status
 
 
