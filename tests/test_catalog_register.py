@@ -274,6 +274,21 @@ def test_an_artifact_id_at_the_cut_is_told_from_those_that_go_on(catalog: LmdbCa
     assert catalog.get_by_artifact(shorter) == [record]
 
 
+def test_a_root_that_comes_later_changes_nothing_about_what_is_known(catalog: LmdbCatalog) -> None:
+    place = {"storage_uri": "file:///store/policy/a.pdf"}
+    first = catalog.register(**DOCUMENT | place | {"sha256": None}).record
+    other = DOCUMENT | place | {"bytes": 5, "sha256": None}
+    catalog.register(**other)
+    catalog.add_root("file:///store", uuid="one")
+    assert catalog.update(1, bytes=first.bytes, sha256=None, storage_uri=first.storage_uri) == first
+    catalog.register(**other)
+    assert [conflict.count for conflict in catalog.get_conflicts()] == [2]
+    catalog.update(1, bytes=5, sha256=None, storage_uri=first.storage_uri)
+    assert list(catalog.get_conflicts()) == []
+    with catalog._environment.read() as transaction:
+        assert transaction.entries(schema.LINKS) == 0
+
+
 def test_every_place_of_a_conflict_stays_known(catalog: LmdbCatalog) -> None:
     catalog.register(**DOCUMENT)
     other = DOCUMENT | {"bytes": 5, "sha256": "cd" * 32}

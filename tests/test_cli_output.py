@@ -81,8 +81,12 @@ def test_what_is_hidden_is_written_out() -> None:
 def test_json_gives_values_back(rows: list[dict[str, Any]]) -> None:
     text = written("json", rows)
     assert text.isascii()
-    assert json.loads(text) == rows
-    assert [json.loads(line) for line in written("jsonl", rows).splitlines()] == rows
+    # JSON writes two surrogates side by side as it writes the character that they make.
+    expected = [
+        row | {"name": row["name"].encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")} for row in rows
+    ]
+    assert json.loads(text) == expected
+    assert [json.loads(line) for line in written("jsonl", rows).splitlines()] == expected
 
 
 @given(rows_of(hostile.filter(lambda text: "\0" not in text)))

@@ -111,7 +111,7 @@ def update_document(
     """Change some fields of a document on purpose; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
     new = structs.replace(old, **fields, **({} if content is None else _content_fields(content, scribe)))
-    if new == old:
+    if not _differences(old, new, scribe.roots):
         return old
     new = registering.touched(new, scribe.now)
     changes.put_document(transaction, document_id, old, new)
@@ -220,15 +220,34 @@ def _keep_conflict(
     content = request.content
     seen = scribe.now if request.created is None else request.created
     new = ConflictRow(target.variant, content.size, content.digest, *_location(content, scribe), run_id, seen, seen, 1)
-    old = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, new))
+    old = _known_conflict(transaction, target, new, scribe)
     if old is not None:
         if request.created is not None and old.first_seen <= seen <= old.last_seen:
             return  # the same event told again, as when an import is repeated
-        if (old.root, old.path) != (new.root, new.path) and new.path is not None:
+        if new.path is not None and _place(old, scribe) != _place(new, scribe):
             changes.put_link(transaction, LinkRow(target.document_id, new.root, new.path))
         first, last = min(seen, old.first_seen), max(seen, old.last_seen)
         new = structs.replace(old, first_seen=first, last_seen=last, count=old.count + 1)
     changes.put_conflict(transaction, target.document_id, old, new)
+
+
+def _known_conflict(
+    transaction: WriteTransaction, target: Target, wanted: ConflictRow, scribe: Scribe
+) -> ConflictRow | None:
+    """Return the conflict of a content; without a digest its place identifies it, however that was written then."""
+    places = [(wanted.root, wanted.path)]
+    if wanted.digest is None:
+        places += scribe.roots.candidates(_place(wanted, scribe))
+    for root, path in places:
+        row = structs.replace(wanted, root=root, path=path)
+        found = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, row))
+        if found is not None:
+            return found
+    return None
+
+
+def _place(row: DocumentRow | VariantRow | ConflictRow, scribe: Scribe) -> str:
+    return scribe.roots.uri((row.root, row.path), row.digest)
 
 
 def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, scribe: Scribe, *, action: str) -> None:
@@ -237,10 +256,10 @@ def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, s
     A digest that came for another place keeps the old place as a link, so that no blob loses its last reference unseen.
     """
     content = ConflictRow(target.variant, new.size, new.digest, new.root, new.path, None, 0, 0, 0)
-    conflict = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, content))
+    conflict = _known_conflict(transaction, target, content, scribe)
     if conflict is not None:
         changes.put_conflict(transaction, target.document_id, conflict, None)
-        if (conflict.root, conflict.path) != (new.root, new.path) and conflict.path is not None:
+        if conflict.path is not None and _place(conflict, scribe) != _place(new, scribe):
             changes.put_link(transaction, LinkRow(target.document_id, conflict.root, conflict.path))
     differences = _differences(old, new, scribe.roots)
     if action == "enrich" and "storage_uri" in differences and old.path is not None:
