@@ -614,3 +614,20 @@ def test_errors_of_the_operating_system_are_ours(
         with pytest.raises(CatalogUnavailableError, match="No locks"):
             all_rows(environment)
     assert all_rows(environment) == []
+
+
+def test_a_map_that_grows_in_the_moment_of_opening_is_opened(
+    environment: Environment, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.close()
+    open_raw, failures = engine.open_raw, [engine.MapResized("mdb_txn_begin", -30785)] * 3
+
+    def grown_meanwhile(*arguments: Any, **settings: Any) -> engine.RawEnvironment:
+        if failures:
+            raise failures.pop()
+        return open_raw(*arguments, **settings)
+
+    monkeypatch.setattr(engine, "open_raw", grown_meanwhile)
+    again = open_environment(folder, TABLES, map_size_bytes=1 << 20)
+    assert not failures
+    again.close()

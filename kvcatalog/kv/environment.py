@@ -317,6 +317,8 @@ class Environment:
                 return engine.open_raw(
                     self.path, map_size_bytes=size, read_only=self.read_only, durable=self.durable, engine=kind
                 )
+            except engine.MapResized:  # others made it larger in the very moment of opening
+                size *= 2
             except engine.Error as error:
                 if engine.code(error) != errno.ENOMEM or size <= MAP_SIZE_BYTES_MIN:
                     raise engine.translate(error, self.path) from error
