@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from kvcatalog.errors import (
     AmbiguousDigestError,
+    BlobCondemnedError,
+    BlobNotFoundError,
     CatalogClosedError,
     CatalogError,
     CatalogLockedError,
@@ -13,6 +15,7 @@ from kvcatalog.errors import (
     ConfigError,
     CorruptRecordError,
     DatabaseDamagedError,
+    DigestMismatchError,
     FilterSyntaxError,
     InvalidValueError,
     ManifestError,
@@ -20,10 +23,13 @@ from kvcatalog.errors import (
     NetworkFileSystemError,
     NotFoundError,
     OutcomeUnknownError,
+    RootOwnershipError,
+    RootUnreachableError,
     StorageFailedError,
     StorageFullError,
     StoragePermissionError,
     TooManyReadersError,
+    UnsafePathError,
     UnsupportedFormatError,
 )
 from kvcatalog.filters import Filter, parse_filter
@@ -53,6 +59,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AmbiguousDigestError",
+    "BlobCondemnedError",
+    "BlobNotFoundError",
     "CatalogClosedError",
     "CatalogConfig",
     "CatalogError",
@@ -66,6 +74,7 @@ __all__ = [
     "ContentDownloadConfig",
     "CorruptRecordError",
     "DatabaseDamagedError",
+    "DigestMismatchError",
     "DocumentRecord",
     "DuplicateGroup",
     "Filter",
@@ -84,12 +93,15 @@ __all__ = [
     "Registration",
     "RegistrationRequest",
     "Root",
+    "RootOwnershipError",
+    "RootUnreachableError",
     "Sighting",
     "StorageConfig",
     "StorageFailedError",
     "StorageFullError",
     "StoragePermissionError",
     "TooManyReadersError",
+    "UnsafePathError",
     "UnsupportedFormatError",
     "VariantRecord",
     "VariantRegistration",

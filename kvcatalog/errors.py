@@ -144,3 +144,48 @@ class ManifestError(CatalogError):
     """A manifest cannot be read at all: missing, not a file of the kind it claims, or cut short."""
 
     advice = "Check the path, and that compressed files are whole."
+
+
+class BlobNotFoundError(NotFoundError):
+    """There is no blob where one was to be."""
+
+    advice = "Check that its root is the right one; `kvcatalog why` tells what is known of the place."
+
+
+class BlobCondemnedError(CatalogError):
+    """What lay at the place of a blob is being taken away by garbage collection; nothing was registered."""
+
+    advice = "Store the bytes again and register anew; finalize_candidate_download does both."
+
+
+class DigestMismatchError(CatalogError):
+    """Bytes do not have the digest that they should have."""
+
+    advice = "Download them again; what came is in quarantine."
+
+    def __init__(self, place: str, expected: str, found: str) -> None:
+        super().__init__(f"{place}: the SHA-256 is {found}, not {expected}")
+        self.place = place
+        self.expected = expected
+        self.found = found
+
+    def __reduce__(self) -> tuple[type[DigestMismatchError], tuple[str, str, str]]:
+        return type(self), (self.place, self.expected, self.found)
+
+
+class UnsafePathError(CatalogError, ValueError):
+    """A path leads out of its root, or over a symbolic link; nothing was touched."""
+
+    advice = "Remove the link, or correct the path."
+
+
+class RootUnreachableError(CatalogUnavailableError):
+    """A storage root cannot be reached: its folder, mount, bucket or marker is missing. Nothing is said to be lost."""
+
+    advice = "Mount it or correct the configuration; a new, empty place for a known root is refused on purpose."
+
+
+class RootOwnershipError(CatalogUnavailableError):
+    """A storage root belongs to another catalog, or to another generation of this one."""
+
+    advice = "Use a root of its own for each catalog; `kvcatalog roots adopt` takes a root over on purpose."

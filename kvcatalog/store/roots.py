@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kvcatalog.errors import CorruptRecordError
+from kvcatalog.layout import cas_relative_path
 from kvcatalog.models import Root
 from kvcatalog.values import is_digest
 
 Location = tuple[int | None, str | None]
 """A root's id and the path below it; (None, URI) outside all roots; path None for the content-addressed path."""
-
-
-def cas_relative_path(cas_prefix: str, digest: bytes) -> str:
-    """Return where below a root a content-addressed blob lies: `cas/<prefix>/<2 hex digits>/<62 hex digits>`."""
-    digits = digest.hex()
-    return f"cas/{cas_prefix}/{digits[:2]}/{digits[2:]}"
 
 
 class RootMap:

@@ -1,0 +1,185 @@
+"""What every blob store can do: the one protocol of the folders and buckets in which blobs lie.
+
+A store is one root. Paths are relative to it, as `kvcatalog.layout` makes them; a path that could lead elsewhere is
+refused with UnsafePathError. Errors are ours: StorageFullError, StoragePermissionError, StorageFailedError and
+RootUnreachableError stand for those of the operating system and of the object store.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO, Literal, Protocol, Self
+
+from msgspec import Struct
+
+from kvcatalog.digest import sha256_stream
+from kvcatalog.errors import InvalidValueError
+
+
+class BlobStat(Struct, frozen=True, gc=False):
+    """A stored blob: size in bytes, time of its last change (microseconds since 1970 UTC), further names (`links` > 1).
+
+    `sha256` is the digest that the store itself keeps beside the bytes (object stores only); nobody has read them.
+    """
+
+    path: str
+    size: int
+    modified: int
+    sha256: str | None = None
+    links: int = 1
+
+
+class Marker(Struct, frozen=True):
+    """What says whose root this is: its own UUID, the catalog that owns it, and that catalog's generation."""
+
+    uuid: str
+    catalog: str
+    generation: int
+
+
+class Publication(Struct, frozen=True):
+    """What `publish` did.
+
+    `stored`: the bytes are there now. `present`: the same content was there. `repaired`: other bytes lay at a
+    content-addressed place; they went to `quarantined`, and the right ones are there now. `taken`: another content
+    lies there, and nothing was done. `refused` says why a hard link was not to be had and the bytes were copied.
+    """
+
+    state: Literal["stored", "present", "repaired", "taken"]
+    how: Literal["linked", "copied", "uploaded"] | None = None
+    refused: str | None = None
+    quarantined: str | None = None
+
+
+class LocalFile:
+    """A whole local file that is about to be stored, held open so that nothing else can take its place.
+
+    `size` is in bytes; `path` is None where it has no name. Use as a context manager, or close it.
+    """
+
+    def __init__(self, descriptor: int, path: str | None = None, sha256: str | None = None) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.size = os.fstat(descriptor).st_size
+        self._sha256 = sha256
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], sha256: str | None = None) -> Self:
+        """Open a file by name; InvalidValueError if it is no regular file (a symbolic link is none), else OSError."""
+        name = os.fspath(path)
+        if not stat.S_ISREG(os.lstat(name).st_mode):
+            raise InvalidValueError("source", f"{name!r} is no regular file")
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise InvalidValueError("source", f"{name!r} is no regular file")
+        return cls(descriptor, name, sha256)
+
+    def sha256(self) -> str:
+        """Return the digest in lowercase hex: the one that is known, or else from reading the bytes once."""
+        if self._sha256 is None:
+            self._sha256 = self.read_sha256()
+        return self._sha256
+
+    def read_sha256(self) -> str:
+        """Return the digest of the bytes as they are now."""
+        with self.reader() as stream:
+            return sha256_stream(stream)[0]
+
+    def reader(self) -> BinaryIO:
+        """Open the bytes anew, with a position of its own."""
+        return open(f"/proc/self/fd/{self.descriptor}", "rb", buffering=0)
+
+    def close(self) -> None:
+        """Let the file go; its name stays."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class BlobStore(Protocol):
+    """One root and the blobs below it; any thread may use it."""
+
+    uri: str
+    """The root's storage URI, without a slash at its end."""
+
+    def uri_of(self, path: str) -> str:
+        """Return the storage URI of a path."""
+        ...
+
+    def path_of(self, uri: str) -> str | None:
+        """Return the path that a storage URI names, None if it does not lie below this root."""
+        ...
+
+    def local_path(self, path: str) -> str | None:
+        """Return the absolute path of a file on this host, None where blobs are no local files."""
+        ...
+
+    def read_marker(self) -> Marker | None:
+        """Return the root's marker, None if there is none or no root; RootUnreachableError if it cannot be told."""
+        ...
+
+    def write_marker(self, marker: Marker) -> None:
+        """Make this place a root, or give it a new marker; durable on return. The root is made if it is missing."""
+        ...
+
+    def staging_file(self) -> tuple[BinaryIO, LocalFile]:
+        """Return a new local file for bytes that are to be stored here, and what `publish` takes once it is written.
+
+        It has no name, so that a killed process leaves nothing behind. Both must be closed.
+        """
+        ...
+
+    def publish(
+        self,
+        file: LocalFile,
+        path: str,
+        *,
+        sha256: str | None,
+        content_addressed: bool = False,
+        read_back: bool = False,
+        twin: str | None = None,
+        content_type: str | None = None,
+    ) -> Publication:
+        """Store a file's bytes under a path; never shows a part of them and never replaces other content.
+
+        The file itself keeps its name. What is there already is taken for the same content if its size agrees and the
+        digest that the store keeps, or the bytes themselves: these are compared under a path that is not
+        content-addressed, and with `read_back`. With `read_back` what is newly stored is read too, before anybody can
+        take it for good where that is possible; DigestMismatchError tells that it is not `sha256`, and then it is not
+        there. `twin` is the path of a blob with the same content, of which a hard link is made where that works.
+        Durable on return; the time of what was present is renewed where the store can do that.
+        """
+        ...
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a blob for reading from its first byte; BlobNotFoundError."""
+        ...
+
+    def stat(self, path: str) -> BlobStat | None:
+        """Return what is known of a blob without reading it, None if there is none."""
+        ...
+
+    def walk(self, folder: str = "") -> Iterator[BlobStat]:
+        """Yield the blobs below a folder, in no order; without a folder all but what is `layout.OURS`."""
+        ...
+
+    def move(self, path: str, target: str) -> None:
+        """Give a blob another path, durably; BlobNotFoundError, or InvalidValueError if the target is taken."""
+        ...
+
+    def delete(self, path: str) -> bool:
+        """Remove a blob, durably; False if there was none."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the store holds open."""
+        ...
