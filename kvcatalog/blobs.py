@@ -44,11 +44,12 @@ class Publication(Struct, frozen=True):
 
     `stored`: the bytes are there now. `present`: the same content was there. `repaired`: other bytes lay at a
     content-addressed place; they went to `quarantined`, and the right ones are there now. `taken`: another content
-    lies there, and nothing was done. `refused` says why a hard link was not to be had and the bytes were copied.
+    lies there, and nothing was done. `how` the bytes came there: `moved` means that the place is a further name of the
+    file itself, `linked` one of its twin. `refused` says why a hard link was not to be had and the bytes were copied.
     """
 
     state: Literal["stored", "present", "repaired", "taken"]
-    how: Literal["linked", "copied", "uploaded"] | None = None
+    how: Literal["moved", "linked", "copied", "uploaded"] | None = None
     refused: str | None = None
     quarantined: str | None = None
 
@@ -56,17 +57,20 @@ class Publication(Struct, frozen=True):
 class LocalFile:
     """A whole local file that is about to be stored, held open so that nothing else can take its place.
 
-    `size` is in bytes; `path` is None where it has no name. Use as a context manager, or close it.
+    `path` is None where it has no name. A file that has further names is somebody's, who may change
+    it, so it is copied unless it is said to be `linkable`. Use as a context manager, or close it.
     """
 
-    def __init__(self, descriptor: int, path: str | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self, descriptor: int, path: str | None = None, sha256: str | None = None, *, linkable: bool = False
+    ) -> None:
         self.descriptor = descriptor
+        self.linkable = linkable
         self.path = path
-        self.size = os.fstat(descriptor).st_size
         self._sha256 = sha256
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], sha256: str | None = None) -> Self:
+    def open(cls, path: str | os.PathLike[str], sha256: str | None = None, *, linkable: bool = False) -> Self:
         """Open a file by name; InvalidValueError if it is no regular file (a symbolic link is none), else OSError."""
         name = os.fspath(path)
         if not stat.S_ISREG(os.lstat(name).st_mode):
@@ -75,7 +79,12 @@ class LocalFile:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise InvalidValueError("source", f"{name!r} is no regular file")
-        return cls(descriptor, name, sha256)
+        return cls(descriptor, name, sha256, linkable=linkable)
+
+    @property
+    def size(self) -> int:
+        """The number of bytes that are there now."""
+        return os.fstat(self.descriptor).st_size
 
     def sha256(self) -> str:
         """Return the digest in lowercase hex: the one that is known, or else from reading the bytes once."""
@@ -127,8 +136,15 @@ class BlobStore(Protocol):
         """Return the root's marker, None if there is none or no root; RootUnreachableError if it cannot be told."""
         ...
 
-    def write_marker(self, marker: Marker) -> None:
-        """Make this place a root, or give it a new marker; durable on return. The root is made if it is missing."""
+    def write_marker(self, marker: Marker, *, replace: bool = False) -> Marker:
+        """Make this place a root, and return the marker that stands: one that is there stays, unless it is replaced.
+
+        Durable on return; whoever else does the same at the same time gets the same marker.
+        """
+        ...
+
+    def prepare(self) -> None:
+        """Make the place where there is none, without a marker; a bucket is never made."""
         ...
 
     def staging_file(self) -> tuple[BinaryIO, LocalFile]:
