@@ -12,18 +12,13 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 
 from kvcatalog import layout
-from kvcatalog.errors import OS_ERRORS, CatalogError, RootUnreachableError, StorageFailedError, UnsafePathError
+from kvcatalog.blobs import translated
+from kvcatalog.errors import RootUnreachableError, UnsafePathError
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DURABLE_FOLDERS_MAX = 4096
 _RENAME_NOREPLACE = 1
-
-_ERRORS: dict[int, type[CatalogError]] = OS_ERRORS | dict.fromkeys(
-    (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENODEV, errno.ESHUTDOWN),
-    RootUnreachableError,
-)
-_ERRORS[errno.ELOOP] = UnsafePathError
 
 NO_LINK = frozenset(
     (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT)
@@ -31,18 +26,6 @@ NO_LINK = frozenset(
 """What link(2) answers where a hard link is not to be had, but a copy may be; ENOENT for a file without a name."""
 
 _NO_RENAME = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP))
-
-
-@contextmanager
-def translated(place: str) -> Iterator[None]:
-    """Turn errors of the operating system into ours; FileExistsError and FileNotFoundError pass, they are answers."""
-    try:
-        yield
-    except (FileExistsError, FileNotFoundError):
-        raise
-    except OSError as error:
-        kind = _ERRORS.get(error.errno or 0, StorageFailedError)
-        raise kind(f"{place}: {error.strerror or error}") from error
 
 
 class RootFolder:
@@ -153,6 +136,9 @@ class RootFolder:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def _step(self, parent: int, parts: list[str], *, create: bool) -> int:
         name = parts[-1]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from contextlib import suppress
-from datetime import UTC
 
 from msgspec import Struct
 
-from kvcatalog import clock, layout
-from kvcatalog.blobs import LocalFile, Publication
+from kvcatalog import layout
+from kvcatalog.blobs import LocalFile, Publication, new_label
 from kvcatalog.digest import sha256_stream
-from kvcatalog.errors import DigestMismatchError
+from kvcatalog.errors import BlobNotFoundError, DigestMismatchError
 from kvcatalog.fs_layout.folders import READ, RootFolder, link_descriptor, regular_status, rename_exclusively
 
 _COPY_BYTES = 1 << 23
@@ -30,7 +28,7 @@ class Order(Struct, frozen=True):
     sha256: str | None
     content_addressed: bool
     read_back: bool
-    twin: str | None
+    twins: tuple[str, ...]
 
     @property
     def expected(self) -> str | None:
@@ -56,6 +54,30 @@ def publish(root: RootFolder, order: Order) -> Publication:
             return done
 
 
+def link(root: RootFolder, path: str, target: str) -> Publication:
+    """Give a blob a further name; see BlobStore.link."""
+    try:
+        with root.folder_of(path) as (folder, name), LocalFile(os.open(name, READ, dir_fd=folder)) as blob:
+            return _link_blob(root, blob, target)
+    except FileNotFoundError as error:
+        raise BlobNotFoundError(f"{os.path.join(root.path, path)}: there is no such blob") from error
+
+
+def _link_blob(root: RootFolder, blob: LocalFile, target: str) -> Publication:
+    with root.folder_of(target, create=True) as (folder, name):
+        try:
+            refused = link_descriptor(blob.descriptor, folder, name)
+        except FileExistsError:
+            status = regular_status(folder, name, os.path.join(root.path, target))
+            own = os.fstat(blob.descriptor)
+            if status is None or (status.st_dev, status.st_ino) != (own.st_dev, own.st_ino):
+                return Publication("taken")
+            os.fsync(folder)
+            return Publication("present")
+        os.fsync(folder)
+        return Publication("stored", "linked") if refused is None else Publication("taken", refused=refused)
+
+
 def _met(root: RootFolder, order: Order, folder: int, name: str) -> Publication:
     """Deal with what lies at the place already."""
     with LocalFile(os.open(name, READ, dir_fd=folder)) as there:
@@ -78,8 +100,7 @@ def _is_same(order: Order, there: LocalFile) -> bool:
 
 def _repair(root: RootFolder, order: Order, folder: int, name: str, wrong: LocalFile) -> Publication:
     """Put the right bytes in the place of wrong ones, which go to quarantine; at no moment is nothing there."""
-    label = f"{clock.from_micros(clock.now_micros()).astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-    aside = layout.set_aside_path(layout.QUARANTINE_PATH, label, order.path)
+    aside = layout.set_aside_path(layout.QUARANTINE_PATH, new_label(), order.path)
     with root.staged_name() as (staging, staged, descriptor):
         _copy(order.file, descriptor, order.path, order.mode, order.expected)
         with root.folder_of(aside, create=True) as (quarantine, kept):
@@ -93,8 +114,8 @@ def _repair(root: RootFolder, order: Order, folder: int, name: str, wrong: Local
 def _place(root: RootFolder, order: Order, folder: int, name: str) -> Publication:
     """Give the bytes their name: a link to a twin, or else to the file itself, or else to a copy."""
     file, refused = order.file, None
-    if order.twin is not None:
-        refused = _link_twin(root, order, order.twin, folder, name)
+    for twin in order.twins:
+        refused = _link_twin(root, order, twin, folder, name)
         if refused is None:
             return Publication("stored", "linked")
     if file.linkable or os.fstat(file.descriptor).st_nlink <= 1:

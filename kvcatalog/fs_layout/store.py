@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -96,11 +96,17 @@ class FileBlobStore:
         sha256: str | None,
         content_addressed: bool = False,
         read_back: bool = False,
-        twin: str | None = None,
+        twins: Sequence[str] = (),
         content_type: str | None = None,  # noqa: ARG002 - a file has no place for it
     ) -> Publication:
         """See BlobStore."""
-        return placing.publish(self._root, placing.Order(file, path, sha256, content_addressed, read_back, twin))
+        return placing.publish(
+            self._root, placing.Order(file, path, sha256, content_addressed, read_back, tuple(twins))
+        )
+
+    def link(self, path: str, target: str) -> Publication:
+        """See BlobStore."""
+        return placing.link(self._root, path, target)
 
     def open(self, path: str) -> BinaryIO:
         """See BlobStore."""
