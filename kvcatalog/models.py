@@ -6,7 +6,7 @@ A digest is 64 lowercase hex digits, a size is bytes, a time is an aware `dateti
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -65,6 +65,23 @@ class RegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):
     on_conflict: OnConflict = "keep"
     blob_epoch: int | None = None
     links: tuple[str, ...] = ()
+
+
+class RegistrationFields(TypedDict):
+    """The keywords of `register`, for those who pass them on; the fields of RegistrationRequest."""
+
+    artifact_id: str
+    source_url: str
+    resolver: str
+    bytes: int
+    storage_uri: str
+    content_type: NotRequired[str | None]
+    sha256: NotRequired[str | None]
+    run_id: NotRequired[str | None]
+    created_at: NotRequired[datetime | None]
+    on_conflict: NotRequired[OnConflict]
+    blob_epoch: NotRequired[int | None]
+    links: NotRequired[tuple[str, ...]]
 
 
 class Registration(Struct, frozen=True, gc=False):
@@ -208,6 +225,7 @@ __all__ = [
     "Page",
     "Possession",
     "Registration",
+    "RegistrationFields",
     "RegistrationRequest",
     "Root",
     "Sighting",

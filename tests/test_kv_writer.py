@@ -23,7 +23,7 @@ from kvcatalog.errors import (
     OutcomeUnknownError,
     StorageFailedError,
 )
-from kvcatalog.kv import keys, writer
+from kvcatalog.kv import calls, keys, writer
 from kvcatalog.kv.environment import Environment, open_environment
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.kv.writer import Writer
@@ -390,7 +390,7 @@ def test_close_lets_those_through_who_wait_and_refuses_later_callers(environment
 
 
 def test_close_answers_a_queue_that_nobody_leads(environment: Environment, door: Writer) -> None:
-    call = writer._Call(add_one)
+    call = calls.Call(add_one)
     door._waiting.append(call)
     door.close()
     assert (call.done, call.result) == (True, 1)
@@ -505,7 +505,7 @@ def test_an_interruption_at_any_line_loses_nobody_and_holds_nothing(environment:
     step = 0
     while True:
         step += 1
-        mate = writer._Call(put(b"mate %d" % step))
+        mate = calls.Call(put(b"mate %d" % step))
         door._waiting.append(mate)
         interrupted = interrupted_at(step, lambda: door.submit(add_one))
         thread = started(lambda step=step: door.submit(put(b"later %d" % step)))  # type: ignore[misc]

@@ -14,25 +14,31 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from kvcatalog.errors import CatalogClosedError, CatalogError, OutcomeUnknownError
 from kvcatalog.kv import engine
+from kvcatalog.kv.calls import Call, Operation, Result
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import WriteTransaction
 
-Result = TypeVar("Result")
-Operation = Callable[[WriteTransaction], Result]
-"""Changes rows inside the transaction that it is given; it may be called more than once, so it touches nothing else."""
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 BATCH_CALLS_MAX = 1024
 
 WAKE_SECONDS_MAX = 0.25
 """How long a call waits until it looks for itself: an interruption may have come before a wake-up."""
+
+POSTED_CALLS_MAX = 8192
+"""How many calls may wait until whoever posts another one has to help."""
+
+LINGER_SECONDS = 0.02
+"""How long the thread for posted calls waits for more; a process that ends waits for it."""
 
 TOKEN_KEY = b"last commit"
 
@@ -51,24 +57,9 @@ _TOKEN = Codec(_Attempt, "last commit")
 class _RejectedError(Exception):
     """A call failed after it had written, so its transaction cannot stand."""
 
-    def __init__(self, call: _Call) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__()
         self.call = call
-
-
-class _Call:
-    """`wake` is released when the call is done or shall see whether it has to lead."""
-
-    __slots__ = ("done", "error", "operation", "result", "wake", "withdrawn")
-
-    def __init__(self, operation: Operation[Any]) -> None:
-        self.operation = operation
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.done = False
-        self.withdrawn = False
-        self.wake = threading.Lock()
-        self.wake.acquire()
 
 
 class Writer:
@@ -96,11 +87,34 @@ class Writer:
     def forked(self) -> None:
         """Start afresh: what waits in the queue belongs to threads of the parent process."""
         self._door = threading.Lock()
-        self._waiting: deque[_Call] = deque()
-        self._begun: list[_Call] = []
+        self._waiting: deque[Call] = deque()
+        self._begun: list[Call] = []
         self._token = os.urandom(16)
         self._batch = 0
         self._attempt: _Attempt | None = None
+        self._server_gate = threading.Lock()
+        self._server: threading.Thread | None = None
+        self._rest = threading.Lock()
+        self._rest.acquire()
+
+    def post(self, operation: Operation[Result]) -> Future[Result]:
+        """Apply an operation as `submit` does, without waiting; the future has its result once that is durable.
+
+        Where very many wait already, the caller works off some of them first. A future that is cancelled before its
+        operation has begun stores nothing. CatalogClosedError is raised at once. What was posted is done before the
+        process exits.
+        """
+        if self._closed:
+            raise CatalogClosedError(f"{self._environment.path} is closed")
+        from kvcatalog.kv.posted import PostedCall
+
+        call = PostedCall(operation)
+        self._waiting.append(call)
+        if len(self._waiting) >= POSTED_CALLS_MAX or not self._served():
+            self._lead()
+        else:
+            self._rouse()
+        return call.future
 
     def submit(self, operation: Operation[Result]) -> Result:
         """Apply an operation in a transaction, alone or with others, and return its result once that is durable.
@@ -108,7 +122,7 @@ class Writer:
         Raises what the operation raised (then nothing of it was stored), CatalogClosedError, or the error of the
         storage; OutcomeUnknownError if a failed commit cannot be told from one that took place.
         """
-        call = _Call(operation)
+        call = Call(operation)
         try:
             self._waiting.append(call)
             while not call.done:
@@ -127,6 +141,50 @@ class Writer:
         result: Result = call.result
         return result
 
+    def _lead(self) -> None:
+        try:
+            with self._door:
+                self._answer_some()
+        finally:
+            self._wake_next()
+
+    def _served(self) -> bool:
+        """See that a thread works off what was posted; False if there can be none, as when the interpreter ends."""
+        if self._server is None:
+            with self._server_gate:
+                if self._server is None:
+                    thread = threading.Thread(target=self._serve, name="kvcatalog writer")
+                    try:
+                        thread.start()
+                    except RuntimeError:
+                        return False
+                    self._server = thread
+        return True
+
+    def _rouse(self) -> None:
+        """Let the thread look that works off what was posted."""
+        if self._rest.locked():
+            with suppress(RuntimeError):  # somebody else was quicker
+                self._rest.release()
+
+    def _serve(self) -> None:
+        """Work off what is posted until nothing has come for a moment; it is no daemon, so the process waits for it."""
+        while True:
+            roused = self._rest.acquire(timeout=LINGER_SECONDS)
+            while self._waiting:
+                try:
+                    self._lead()
+                except Exception as error:  # noqa: BLE001 - whoever holds the futures is told
+                    _finish(self._begun, CatalogError(f"unexpected {type(error).__name__}: {error}"))
+            if roused:
+                continue
+            with self._server_gate:
+                self._server = None
+                # Whoever posts now either finds no server, or was seen here.
+                if not self._waiting:
+                    return
+                self._server = threading.current_thread()
+
     def close(self) -> None:
         """Let those through who wait, and refuse whoever comes later."""
         try:
@@ -142,9 +200,13 @@ class Writer:
     def _wake_next(self) -> None:
         """Let the first in the queue see whether it has to lead."""
         with suppress(IndexError):
-            _wake(self._waiting[0])
+            first = self._waiting[0]
+            if first.is_posted:
+                self._rouse()
+            else:
+                first.notify()
 
-    def _withdraw(self, call: _Call) -> None:
+    def _withdraw(self, call: Call) -> None:
         """After an interruption: what nobody has begun nobody shall begin, and what was begun is waited for."""
         call.withdrawn = True
         with suppress(ValueError):
@@ -161,7 +223,7 @@ class Writer:
         if self._attempt is not None:
             self._settle_interrupted()
         self._begun = list(islice(self._waiting, BATCH_CALLS_MAX))  # one step of the interpreter: nobody appends
-        self._answer([call for call in self._begun if not (call.done or call.withdrawn)])
+        self._answer([call for call in self._begun if call.begin()])
         self._attempt = None
         for call in self._begun:
             with suppress(ValueError):
@@ -182,7 +244,7 @@ class Writer:
                 _finish(self._begun)
         self._attempt = None
 
-    def _answer(self, batch: list[_Call]) -> None:
+    def _answer(self, batch: list[Call]) -> None:
         """Apply a batch until every call in it has its result or its error."""
         while batch:
             try:
@@ -204,7 +266,7 @@ class Writer:
                 self._after_commit(len(batch))
                 return
 
-    def _commit(self, batch: list[_Call]) -> None:
+    def _commit(self, batch: list[Call]) -> None:
         if self._closed:
             raise CatalogClosedError(f"{self._environment.path} is closed")
         self._attempt = None
@@ -243,7 +305,7 @@ class Writer:
         return "unknown" if last is not None and last.transaction > self._attempt.transaction else "absent"
 
 
-def _apply(call: _Call, transaction: WriteTransaction, path: str) -> None:
+def _apply(call: Call, transaction: WriteTransaction, path: str) -> None:
     writes = transaction.writes
     try:
         call.error = None
@@ -260,17 +322,12 @@ def _apply(call: _Call, transaction: WriteTransaction, path: str) -> None:
             raise _RejectedError(call) from error
 
 
-def _finish(calls: list[_Call], error: CatalogError | None = None) -> None:
+def _finish(calls: list[Call], error: CatalogError | None = None) -> None:
     for call in calls:
         if not call.done:
             call.error = call.error if error is None else _copied(error)
             call.done = True
-        _wake(call)
-
-
-def _wake(call: _Call) -> None:
-    with suppress(RuntimeError):  # it was woken already
-        call.wake.release()
+        call.notify()
 
 
 def _copied(error: CatalogError) -> CatalogError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from kvcatalog import telemetry, values
 from kvcatalog.clock import Clock, now_micros, to_micros
@@ -27,6 +27,7 @@ from kvcatalog.models import (
     DocumentRecord,
     OnConflict,
     Registration,
+    RegistrationFields,
     RegistrationRequest,
     Root,
     UnsetType,
@@ -38,6 +39,11 @@ from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.lmdb_reader import LmdbReader
 from kvcatalog.store.operations import Scribe
 from kvcatalog.store.tally import write_tally
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from kvcatalog.store.aio import AsyncCatalog
 
 Result = TypeVar("Result")
 
@@ -103,26 +109,52 @@ class LmdbCatalog(LmdbReader):
         links: Iterable[str] = (),
     ) -> Registration:
         """See CatalogStore."""
-        request = RegistrationRequest(
-            artifact_id=artifact_id,
-            source_url=source_url,
-            resolver=resolver,
-            content_type=content_type,
-            bytes=bytes,
-            sha256=sha256,
-            storage_uri=storage_uri,
-            run_id=run_id,
-            created_at=created_at,
-            on_conflict=on_conflict,
-            blob_epoch=blob_epoch,
-            links=tuple(links),
+        operation = _registering(
+            RegistrationRequest(
+                artifact_id=artifact_id,
+                source_url=source_url,
+                resolver=resolver,
+                content_type=content_type,
+                bytes=bytes,
+                sha256=sha256,
+                storage_uri=storage_uri,
+                run_id=run_id,
+                created_at=created_at,
+                on_conflict=on_conflict,
+                blob_epoch=blob_epoch,
+                links=tuple(links),
+            )
         )
         if not telemetry.listening():
-            return self._register_batch([request])[0]
+            return self._refer(operation)
         start = time.perf_counter()
-        registration = self._register_batch([request])[0]
+        registration = self._refer(operation)
         telemetry.registered(time.perf_counter() - start, resolver=resolver, content_type=content_type)
         return registration
+
+    def register_async(self, **fields: Unpack[RegistrationFields]) -> Future[Registration]:
+        """See CatalogStore."""
+        future = self._writer.post(self._inside(_registering(RegistrationRequest(**fields))))
+        if telemetry.listening():
+            start = time.perf_counter()
+
+            def measure(done: Future[Registration]) -> None:
+                if not done.cancelled() and done.exception() is None:
+                    telemetry.registered(
+                        time.perf_counter() - start,
+                        resolver=fields["resolver"],
+                        content_type=fields.get("content_type"),
+                    )
+
+            future.add_done_callback(measure)
+        return future
+
+    @property
+    def aio(self) -> AsyncCatalog:
+        """The catalog for asyncio: the same methods, to be awaited."""
+        from kvcatalog.store.aio import AsyncCatalog
+
+        return AsyncCatalog(self)
 
     def register_many(
         self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
@@ -131,7 +163,7 @@ class LmdbCatalog(LmdbReader):
         values.positive("batch_size", batch_size)
         waiting = iter(requests)
         while batch := list(islice(waiting, batch_size)):
-            yield from self._register_batch(batch)
+            yield from self._refer(_registering_all(batch))
 
     def update(
         self,
@@ -259,18 +291,6 @@ class LmdbCatalog(LmdbReader):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _register_batch(self, requests: list[RegistrationRequest]) -> list[Registration]:
-        checked = [registering.checked_document(request) for request in requests]
-
-        def operation(transaction: WriteTransaction, scribe: Scribe) -> list[Registration]:
-            results = []
-            for request in checked:
-                document_id, row, outcome = operations.register_document(transaction, request, scribe)
-                results.append(Registration(reading.document_record(document_id, row, scribe.roots), outcome))
-            return results
-
-        return self._refer(operation)
-
     def _refer(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
         """Write what refers to blobs; announcements of a garbage collection that is no more do not stand in the way."""
         try:
@@ -283,7 +303,30 @@ class LmdbCatalog(LmdbReader):
 
     def _write(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
         """Put an operation through the writing door, with the time of the call and the roots of its transaction."""
+        return self._writer.submit(self._inside(operation, reason))
+
+    def _inside(
+        self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None
+    ) -> Callable[[WriteTransaction], Result]:
+        """Return an operation as the writing door takes it."""
         if self._read_only:
             raise StoragePermissionError(f"{self._environment.path} was opened for reading only")
         now, why = self._clock(), values.optional_text("reason", reason)
-        return self._writer.submit(lambda txn: operation(txn, Scribe(self._roots.at(txn), now, self._command, why)))
+        return lambda txn: operation(txn, Scribe(self._roots.at(txn), now, self._command, why))
+
+
+def _registering(request: RegistrationRequest) -> Callable[[WriteTransaction, Scribe], Registration]:
+    checked = registering.checked_document(request)
+
+    def operation(transaction: WriteTransaction, scribe: Scribe) -> Registration:
+        document_id, row, outcome = operations.register_document(transaction, checked, scribe)
+        return Registration(reading.document_record(document_id, row, scribe.roots), outcome)
+
+    return operation
+
+
+def _registering_all(
+    requests: list[RegistrationRequest],
+) -> Callable[[WriteTransaction, Scribe], list[Registration]]:
+    parts = [_registering(request) for request in requests]
+    return lambda transaction, scribe: [part(transaction, scribe) for part in parts]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
 from os import PathLike
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, Unpack
 
 from kvcatalog.filters import Filter
 from kvcatalog.models import (
@@ -27,6 +27,7 @@ from kvcatalog.models import (
     Page,
     Possession,
     Registration,
+    RegistrationFields,
     RegistrationRequest,
     Root,
     Sighting,
@@ -34,6 +35,9 @@ from kvcatalog.models import (
     VariantRecord,
     VariantRegistration,
 )
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 HaveKind = Literal["any", "url", "artifact", "digest", "file"]
 SortOrder = Literal["id", "artifact", "created"]
@@ -86,6 +90,14 @@ class CatalogStore(Protocol):
         `on_conflict="replace"` makes other bytes the record's content on purpose. `links` are further places of the
         same blob, which the record then owns. BlobCondemnedError if garbage collection is taking the blob away, or if
         the epoch is not `blob_epoch` any more: then nothing is stored, and the blob is to be stored again.
+        """
+        ...
+
+    def register_async(self, **fields: Unpack[RegistrationFields]) -> Future[Registration]:
+        """Do as `register` does without waiting; the future has its result once the record is durable.
+
+        Values are checked at once. Where very many calls wait already, this one helps to work them off. A future that
+        is cancelled before its turn stores nothing; what was accepted is stored before the process exits.
         """
         ...
 

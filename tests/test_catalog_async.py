@@ -1,0 +1,186 @@
+"""Registrations that nobody waits for: futures and asyncio."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+
+import pytest
+
+from kvcatalog import CatalogClosedError, InvalidValueError, LmdbCatalog, NotFoundError, Registration, open_catalog
+from kvcatalog.kv import writer
+from kvcatalog.models import RegistrationFields
+from tests.support import HANG_SECONDS, forked, run
+
+
+def fields(number: int) -> RegistrationFields:
+    return {
+        "artifact_id": f"a{number}",
+        "source_url": f"https://x.org/{number}",
+        "resolver": "r",
+        "bytes": number,
+        "storage_uri": f"file:///data/{number}",
+    }
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[LmdbCatalog]:
+    with open_catalog(tmp_path / "catalog") as opened:
+        yield opened
+
+
+def ended(future: Future[Registration]) -> Registration:
+    return future.result(HANG_SECONDS)
+
+
+def test_futures_have_their_own_results_and_what_is_done_is_stored(catalog: LmdbCatalog) -> None:
+    futures = [catalog.register_async(**fields(number % 300)) for number in range(600)]
+    outcomes = [ended(future) for future in futures]
+    assert [outcome.record.artifact_id for outcome in outcomes] == [f"a{number % 300}" for number in range(600)]
+    assert [outcome.outcome for outcome in outcomes] == ["registered"] * 300 + ["existing"] * 300
+    assert catalog.stats().documents == 300
+
+
+def test_values_are_refused_at_once(catalog: LmdbCatalog) -> None:
+    with pytest.raises(InvalidValueError):
+        catalog.register_async(artifact_id="", source_url="u", resolver="r", bytes=1, storage_uri="file:///x")
+
+
+def test_a_call_that_fails_takes_nothing_with_it(catalog: LmdbCatalog) -> None:
+    with catalog._writer._door:
+        before = catalog.register_async(**fields(1))
+        failing = catalog._writer.post(lambda _: catalog_error())
+        behind = catalog.register_async(**fields(2))
+    with pytest.raises(NotFoundError):
+        failing.result(HANG_SECONDS)
+    assert ended(before).outcome == ended(behind).outcome == "registered"
+
+
+def catalog_error() -> None:
+    raise NotFoundError("not here")
+
+
+def test_what_is_cancelled_before_its_turn_is_not_stored(catalog: LmdbCatalog) -> None:
+    with catalog._writer._door:
+        wanted, unwanted = (catalog.register_async(**fields(number)) for number in (1, 2))
+        assert unwanted.cancel()
+    ended(wanted)
+    with pytest.raises(CancelledError):
+        unwanted.result()
+    assert not wanted.cancel()
+    assert [record.artifact_id for record in catalog.iter_records()] == ["a1"]
+
+
+def test_closing_stores_what_was_accepted_and_refuses_what_comes_later(tmp_path: Path) -> None:
+    catalog = open_catalog(tmp_path / "catalog")
+    futures = [catalog.register_async(**fields(number)) for number in range(2000)]
+    catalog.close()
+    assert all(future.done() for future in futures)
+    with pytest.raises(CatalogClosedError):
+        catalog.register_async(**fields(1))
+    with open_catalog(tmp_path / "catalog") as again:
+        assert again.stats().documents == 2000
+
+
+def test_a_process_does_not_end_before_what_was_accepted_is_stored(tmp_path: Path) -> None:
+    script = """
+from kvcatalog import open_catalog
+catalog = open_catalog(sys.argv[1])
+for number in range(3000):
+    catalog.register_async(artifact_id=f"a{number}", source_url="u", resolver="r", bytes=1, storage_uri="file:///x")
+"""
+    run(script, tmp_path / "catalog")
+    with open_catalog(tmp_path / "catalog") as catalog:
+        assert catalog.stats().documents == 3000
+
+
+def test_no_thread_stays_behind(catalog: LmdbCatalog) -> None:
+    ended(catalog.register_async(**fields(1)))
+    for thread in threading.enumerate():
+        if thread.name == "kvcatalog writer":
+            thread.join(HANG_SECONDS)
+    assert "kvcatalog writer" not in {thread.name for thread in threading.enumerate()}
+    assert ended(catalog.register_async(**fields(2))).outcome == "registered"
+
+
+def test_no_wake_up_is_lost_while_threads_come_and_go(catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "LINGER_SECONDS", 0.0002)
+
+    def work(base: int) -> None:
+        for number in range(150):
+            if number % 3:
+                ended(catalog.register_async(**fields(base + number)))
+            else:
+                catalog.register(**fields(base + number))
+
+    threads = [threading.Thread(target=work, args=(1000 * number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG_SECONDS)
+    assert catalog.stats().documents == 900
+
+
+def test_a_producer_that_is_too_quick_helps(catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "POSTED_CALLS_MAX", 20)
+    most = 0
+    futures = []
+    for number in range(500):
+        futures.append(catalog.register_async(**fields(number)))
+        most = max(most, len(catalog._writer._waiting))
+    assert most <= 20
+    assert [ended(future).outcome for future in futures] == ["registered"] * 500
+
+
+def test_where_no_thread_can_be_started_the_caller_does_it(
+    catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert catalog.register_async(**fields(1)).done()
+
+
+def test_parent_and_child_go_on_after_a_fork(catalog: LmdbCatalog) -> None:
+    waiting = [catalog.register_async(**fields(number)) for number in range(200)]
+    assert forked(lambda: ended(catalog.register_async(**fields(1000))).outcome) == "registered"
+    assert [ended(future).outcome for future in waiting] == ["registered"] * 200
+    assert ended(catalog.register_async(**fields(1000))).outcome == "existing"
+
+
+def test_coroutines_share_transactions(catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    monkeypatch.setattr(catalog._writer, "_after_commit", batches.append)
+
+    async def work() -> list[Registration]:
+        return list(await asyncio.gather(*(catalog.aio.register(**fields(number)) for number in range(500))))
+
+    assert [outcome.outcome for outcome in asyncio.run(work())] == ["registered"] * 500
+    assert sum(batches) == 500
+    assert len(batches) < 250
+
+
+def test_what_a_coroutine_asks(catalog: LmdbCatalog) -> None:
+    async def work() -> None:
+        aio = catalog.aio
+        wanted = fields(1)
+        wanted["sha256"] = "a" * 64
+        record = await aio.register_or_get(**wanted)
+        assert await aio.get_by_id(record.id) == record
+        key = {"artifact_id": "a1", "source_url": "https://x.org/1", "resolver": "r"}
+        assert await aio.get(**key) == record
+        assert await aio.get_by_artifact("a1") == await aio.get_by_sha256("a" * 64) == [record]
+        assert await aio.get_by_url("https://x.org/1") == [record]
+        assert [found.records for found in await aio.have(["a1", "a2"])] == [(record,), ()]
+        assert (await aio.search(limit=5)).records == (record,)
+        stored = await aio.register_variant(document_id=1, variant="text", storage_uri="file:///t", bytes=3)
+        assert await aio.get_variants(1) == [stored.record]
+        assert await aio.record_sighting(1, "run 2")
+        assert (await aio.stats()).variants == 1
+        assert await aio.delete(1) == record
+        with pytest.raises(NotFoundError):
+            await aio.delete(1)
+
+    asyncio.run(work())
