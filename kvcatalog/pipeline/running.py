@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from threading import Event
@@ -50,7 +50,7 @@ class Pipeline:
         self._jobs = values.positive("jobs", jobs)
         self._rehearsal = rehearsal
 
-    def run(self, items: Iterable[Item]) -> Iterator[Fetched]:
+    def run(self, items: Iterable[Item]) -> Generator[Fetched, None, None]:
         """Fetch items, which are read as they are needed, and yield what became of each, in the order of completion.
 
         Closing the iterator, or an exception in it, stops the downloads under way: nothing of them is stored, and what
