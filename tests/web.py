@@ -1,5 +1,7 @@
 """A web server on this host that also misbehaves; what it serves is chosen by the first part of the path."""
 
+# ruff: noqa: ARG002  Every way to answer has one signature.
+
 from __future__ import annotations
 
 import gzip
