@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
 from kvcatalog import telemetry, values
 from kvcatalog.clock import Clock, now_micros, to_micros
-from kvcatalog.errors import CatalogClosedError, InvalidValueError, NotFoundError, StoragePermissionError
+from kvcatalog.errors import (
+    BlobCondemnedError,
+    CatalogClosedError,
+    CatalogLockedError,
+    InvalidValueError,
+    NotFoundError,
+    StoragePermissionError,
+)
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
@@ -39,7 +48,7 @@ from kvcatalog.store import listing, operations, reading, registering, searching
 from kvcatalog.store.operations import Scribe
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.tally import write_tally
+from kvcatalog.store.tally import BLOB_EPOCH, read_counter, write_tally
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +61,9 @@ _HAVE_ITEMS = 256
 """Items that one snapshot of `have` answers."""
 
 _EVERYTHING = Filter()
+
+GC_LEASE = "gc"
+"""What a garbage collection holds while what it has condemned is its to take."""
 
 
 class LmdbCatalog:
@@ -119,6 +131,8 @@ class LmdbCatalog:
         run_id: str | None = None,
         created_at: datetime | None = None,
         on_conflict: OnConflict = "keep",
+        blob_epoch: int | None = None,
+        links: Iterable[str] = (),
     ) -> Registration:
         """See CatalogStore."""
         request = RegistrationRequest(
@@ -132,6 +146,8 @@ class LmdbCatalog:
             run_id=run_id,
             created_at=created_at,
             on_conflict=on_conflict,
+            blob_epoch=blob_epoch,
+            links=tuple(links),
         )
         if not telemetry.listening():
             return self._register_batch([request])[0]
@@ -178,7 +194,7 @@ class LmdbCatalog:
             row = operations.update_document(transaction, record_id, fields, content, scribe)
             return reading.document_record(record_id, row, scribe.roots)
 
-        return self._write(operation, reason)
+        return self._refer(operation, reason)
 
     def delete(self, record_id: int, *, reason: str | None = None) -> DocumentRecord:
         """See CatalogStore."""
@@ -327,6 +343,8 @@ class LmdbCatalog:
         sha256: str | None = None,
         created_at: datetime | None = None,
         on_conflict: OnConflict = "keep",
+        blob_epoch: int | None = None,
+        links: Iterable[str] = (),
     ) -> VariantRegistration:
         """See CatalogStore."""
         request = registering.checked_variant(
@@ -336,13 +354,33 @@ class LmdbCatalog:
             content_type=content_type,
             created_at=created_at,
             on_conflict=on_conflict,
+            blob_epoch=blob_epoch,
+            links=links,
         )
 
         def operation(transaction: WriteTransaction, scribe: Scribe) -> VariantRegistration:
             variant_id, row, outcome = operations.register_variant(transaction, request, scribe)
             return VariantRegistration(reading.variant_record(variant_id, row, scribe.roots), outcome)
 
-        return self._write(operation)
+        return self._refer(operation)
+
+    def blob_epoch(self) -> int:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return read_counter(transaction, BLOB_EPOCH).count
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[None]:
+        """See CatalogStore; the kernel keeps it, so it cannot outlive its process or expire under it."""
+        descriptor = os.open(os.path.join(self._environment.path, f"{name}.lease"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CatalogLockedError(f"{self._environment.path}: another process is at work: {name}") from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def get_variants(self, document_id: int) -> list[VariantRecord]:
         """See CatalogStore."""
@@ -442,7 +480,17 @@ class LmdbCatalog:
                 results.append(Registration(reading.document_record(document_id, row, scribe.roots), outcome))
             return results
 
-        return self._write(operation)
+        return self._refer(operation)
+
+    def _refer(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
+        """Write what refers to blobs; announcements of a garbage collection that is no more do not stand in the way."""
+        try:
+            return self._write(operation, reason)
+        except BlobCondemnedError:
+            with suppress(CatalogLockedError), self.lease(GC_LEASE):
+                # Nobody knows how far it came, so the blob has to be looked for all the same.
+                self._write(operations.clear_stale)
+            raise
 
     def _read(self) -> ReadTransaction:
         if self._closed:
