@@ -14,7 +14,7 @@ from kvcatalog.bootstrap import open_services
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.mapping import read_rows
-from kvcatalog.errors import DigestMismatchError, InvalidValueError
+from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.uris import absolute_path, file_uri
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def add(
 
     \b
     Example:
-      kvcatalog --root data/docs add paper.pdf --artifact-id doi:10.1234/abc --url https://example.org/a.pdf
+      kvcatalog add a.pdf --artifact-id doi:10.1234/abc --url https://example.org/a.pdf
       kvcatalog --root s3://bucket/docs add --from found.csv --resolver crawl
     """  # noqa: D301
     if bool(files) == bool(mapping):
@@ -69,12 +69,11 @@ def add(
         raise click.UsageError("several FILEs cannot have one --url or --variant; name them in a mapping")
     given = {name: value for name, value in facts.items() if value}
     config = invocation.load_config()
-    root = os.path.realpath(config.storage.root_dir) if config.storage.backend == "fs" and move else None
     counts: Counter[str] = Counter()
 
     def rows(finalize: Finalize) -> Iterator[dict[str, Any]]:
         for addition in _from_mapping(mapping, given) if mapping else _from_arguments(files, given):
-            row = _added(addition, finalize, move=move, root=root)
+            row = _added(addition, finalize, move=move)
             counts[row["outcome"]] += 1
             yield row
 
@@ -95,14 +94,14 @@ def _from_mapping(mapping: str, given: Mapping[str, str]) -> Iterator[_Addition]
         yield _Addition({**given, **row.values}, row.line, row.error)
 
 
-def _added(addition: _Addition, finalize: Finalize, *, move: bool, root: str | None) -> dict[str, Any]:
+def _added(addition: _Addition, finalize: Finalize, *, move: bool) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(_COLUMNS)
     row.update(file=addition.facts.get("file"), line=addition.line, outcome="error", reason=addition.error)
     if addition.error:
         return row
     try:
-        outcome = _stored(addition.facts, finalize, move=move, root=root)
-    except (ValueError, DigestMismatchError) as error:
+        outcome = _stored(addition.facts, finalize, move=move)
+    except (ValueError, NotFoundError) as error:
         # InvalidValueError and UnsafePathError too, and names that no file can have.
         row["reason"] = str(error)
     except OSError as error:
@@ -116,7 +115,7 @@ def _added(addition: _Addition, finalize: Finalize, *, move: bool, root: str | N
     return row
 
 
-def _stored(facts: Mapping[str, str], finalize: Finalize, *, move: bool, root: str | None) -> DownloadOutcome:
+def _stored(facts: Mapping[str, str], finalize: Finalize, *, move: bool) -> DownloadOutcome:
     file = facts["file"]
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise InvalidValueError("file", f"{file!r} is no regular file")
@@ -129,8 +128,6 @@ def _stored(facts: Mapping[str, str], finalize: Finalize, *, move: bool, root: s
         "variant": facts.get("variant"),
     }
     if move:
-        if root is not None and os.path.realpath(file).startswith(root.rstrip("/") + "/"):
-            raise InvalidValueError("file", f"{file!r} lies below the root already; it is not moved")
         return finalize(file, **key)
     with open(file, "rb", buffering=0) as stream:
         return finalize(stream, **key)

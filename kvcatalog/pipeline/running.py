@@ -9,7 +9,7 @@ from contextlib import closing
 from threading import Event
 
 from kvcatalog import clock, values
-from kvcatalog.errors import DigestMismatchError, InvalidValueError, UnsafePathError
+from kvcatalog.errors import InvalidValueError, UnsafePathError
 from kvcatalog.finalize import DownloadOutcome
 from kvcatalog.pipeline.fetched import Fetched, Item
 from kvcatalog.pipeline.http import Client, DownloadError, is_fetchable
@@ -87,8 +87,6 @@ class Pipeline:
             return self._downloaded(item, client, stop)
         except DownloadError as error:
             return _failed(item, error.reason)
-        except DigestMismatchError:
-            return _failed(item, "digest-mismatch")
         except UnsafePathError:
             return _failed(item, "unsafe-path")
 
@@ -133,7 +131,7 @@ class Pipeline:
         return Fetched(
             item=item,
             outcome="success",
-            reason="conflict" if outcome.registration == "conflict" else None,
+            reason=outcome.reason,
             path=outcome.path,
             storage_uri=outcome.storage_uri,
             content_type=body.content_type,
