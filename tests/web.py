@@ -166,7 +166,7 @@ class Web:
         connection.sendall(response(gzip.compress(PDF)[:-20], b"Content-Encoding: gzip\r\n"))
 
     def _gzipbomb(self, connection: socket.socket, path: str) -> None:
-        connection.sendall(response(gzip.compress(bytes(30_000_000)), b"Content-Encoding: gzip\r\n"))
+        connection.sendall(response(BOMB, b"Content-Encoding: gzip\r\n"))
 
     def _gzipnone(self, connection: socket.socket, path: str) -> None:
         connection.sendall(response(PDF, b"Content-Encoding: gzip\r\n"))
@@ -175,6 +175,7 @@ class Web:
         connection.sendall(response(PDF, b"Content-Encoding: br\r\n"))
 
 
+BOMB = gzip.compress(bytes(30_000_000))
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/pdf\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 

@@ -54,7 +54,8 @@ class Pipeline:
         """Fetch items, which are read as they are needed, and yield what became of each, in the order of completion.
 
         Closing the iterator, or an exception in it, stops the downloads under way: nothing of them is stored, and what
-        was stored before stays. The same items can then be run again.
+        was stored before stays. The same items can then be run again. Control-C does so too, and what was stored is
+        still yielded before KeyboardInterrupt is raised.
         """
         stop = Event()
         pending: set[Future[Fetched]] = set()
@@ -68,6 +69,10 @@ class Pipeline:
                 while pending:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
+            except KeyboardInterrupt:
+                stop.set()
+                yield from _ended(pending)
+                raise
             finally:
                 stop.set()
                 for future in pending:
@@ -147,8 +152,16 @@ def new_run_id() -> str:
     return f"{moment[:19]}Z-{secrets.token_hex(3)}"
 
 
+def _ended(pending: set[Future[Fetched]]) -> list[Fetched]:
+    """Wait for what cannot be stopped any more, and return what was done."""
+    for future in pending:
+        future.cancel()
+    wait(pending)
+    return [future.result() for future in pending if not future.cancelled() and future.exception() is None]
+
+
 def _check(item: Item) -> None:
-    for field, value in (("artifact-id", item.artifact_id), ("url", item.url), ("resolver", item.resolver)):
+    for field, value in (("url", item.url), ("artifact-id", item.artifact_id), ("resolver", item.resolver)):
         try:
             values.required_text(field, value)
         except InvalidValueError as error:
