@@ -88,8 +88,8 @@ def finalize_candidate_download(
 
     `source` is the path of a temporary file, a closed HashingWriter, or a binary stream, which is read to its end. A
     file on the root's own device becomes the blob, without a copy; it must not be written to any more. `sha256` is the
-    digest that it should have. A `variant` is another form of the document under the key, which must be registered. Without a catalog, or with `enabled` off, the file is
-    stored by its layout and nothing more is done.
+    digest that it should have. A `variant` is another form of the document under the key, which must be registered.
+    Without a catalog, or with `enabled` off, the file is stored by its layout and nothing more is done.
 
     Safe from many threads and processes at once. Raises InvalidValueError for bad values and for a source that is no
     regular file, NotFoundError for a variant without a document, UnsafePathError where a symbolic link lies in the way,
