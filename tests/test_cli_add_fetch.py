@@ -289,6 +289,7 @@ class TestFetch:
             (None, "invalid-url"),
             (5, "no JSON"),
         }
+        assert [row["line"] for row in cli("--json", "fetch", "-i", "-", given=b'{"url":3}').rows] == [1]
         table = cli("fetch", "-i", "-", given=text.encode())
         assert "x:\\x1b\\u202e" in table.out
         assert "\x1b" not in table.out + table.err
@@ -337,7 +338,8 @@ class TestFetch:
         assert "run it again" in err
         assert '"message": "interrupted"' in err
         assert [record.source_url for record in records()] == [f"{web.url}/ok/1"]
-        assert [path.name for path in Path("docs").rglob("*") if path.is_file() and path.name != "root.json"] == ["1.pdf"]
+        files = [path for path in Path("docs").rglob("*") if path.is_file() and ".kvcatalog" not in path.parts]
+        assert [path.read_bytes() for path in files] == [PDF + b"/ok/1"]
 
     def test_a_reader_that_leaves_stops_no_download(self, web: Web) -> None:
         program = f"{sys.executable} -c 'from kvcatalog.cli import main; main()'"

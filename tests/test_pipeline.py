@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
@@ -15,7 +16,7 @@ from kvcatalog import StorageFullError, import_manifest, open_catalog
 from kvcatalog.bootstrap import default_manifest_path, open_pipeline, open_services
 from kvcatalog.config import ContentDownloadConfig
 from kvcatalog.errors import InvalidValueError, StorageFailedError, StoragePermissionError
-from kvcatalog.pipeline import Fetched, Item, Limits, Manifest, config_hash
+from kvcatalog.pipeline import Fetched, Item, Limits, Manifest, config_hash, running
 from kvcatalog.uris import file_uri
 from tests.web import PDF, Web, served
 
@@ -29,6 +30,9 @@ LIMITS = Limits(
     backoff_seconds=0.01,
 )
 IMPATIENT = structs.replace(LIMITS, total_seconds=0.3)
+
+STORAGE: dict[str, str] = {}
+"""Further settings of the storage."""
 
 LINE_KEYS = {
     *("ts", "run_id", "artifact_id", "resolver", "url", "outcome", "ok", "reason", "path", "content_type"),
@@ -64,7 +68,7 @@ def fetch(tmp_path: Path, web: Web) -> Fetch:
 
 def config(folder: Path, *, enabled: bool = True) -> ContentDownloadConfig:
     sections = {
-        "storage": {"root_dir": str(folder / "docs")},
+        "storage": {"root_dir": str(folder / "docs"), **STORAGE},
         "catalog": {"path": str(folder / "catalog.lmdb"), "enabled": enabled},
     }
     return ContentDownloadConfig.model_validate(sections)
@@ -111,6 +115,7 @@ class TestWhatIsStored:
             ("short", "size-mismatch", 2),
             ("long", "size-mismatch", 1),
             ("endless", "too-large", 1),
+            ("huge", "too-large", 1),
             ("gzipbomb", "too-large", 1),
             ("gzipcut", "cut", 1),
             ("gzipnone", "encoding", 1),
@@ -218,14 +223,18 @@ class TestRuns:
         assert [fetched.outcome for fetched in results] == ["success"] * 3
         assert len({fetched.record_id for fetched in results}) == 3
 
-    def test_the_catalog_makes_no_difference(self, tmp_path: Path, fetch: Fetch, web: Web) -> None:
+    @pytest.mark.parametrize("where", ["policy_path", "cas"])
+    def test_the_catalog_makes_no_difference(
+        self, tmp_path: Path, fetch: Fetch, web: Web, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        monkeypatch.setitem(STORAGE, "layout", where)
         paths = ["ok/1", "ok/2.pdf", "same", "gzip", "unchanged", "status/404", "short", "endless", "flaky/500"]
         with_catalog = fetch(*paths, folder="on", run_id="r")
         web.requests.clear()
         without = fetch(*paths, folder="off", run_id="r", enabled=False)
         assert sorted(map(facts, with_catalog)) == sorted(map(facts, without))
         assert blobs(tmp_path / "on") == blobs(tmp_path / "off")
-        assert len(blobs(tmp_path / "on")) == 5
+        assert len(blobs(tmp_path / "on")) == {"policy_path": 5, "cas": 3}[where]
         assert not (tmp_path / "off" / "catalog.lmdb").exists()
         assert {fetched.record_id for fetched in without} == {None}
 
@@ -273,6 +282,22 @@ class TestRuns:
             assert not closer.is_alive()
         assert len(blobs(tmp_path)) == 1
         assert [line["artifact_id"] for line in manifest_lines(tmp_path)] == ["ok/1"]
+
+    def test_what_was_stored_when_an_interruption_came_is_told(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(futures: Any, **_: object) -> None:
+            monkeypatch.setattr(running, "wait", wait)
+            wait(futures)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(running, "wait", interrupted)
+        told: list[Fetched] = []
+        items = [Item("a", f"{web.url}/ok/{number}", "direct") for number in range(3)]
+        with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline, pytest.raises(KeyboardInterrupt):
+            for fetched in pipeline.run(items):
+                told.append(fetched)  # noqa: PERF402 - what came before the interruption counts
+        assert [fetched.outcome for fetched in told] == ["success"] * 3
 
     def test_a_storage_that_fails_ends_the_run(self, tmp_path: Path, web: Web) -> None:
         with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:

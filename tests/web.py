@@ -105,6 +105,10 @@ class Web:
         while not self._over.is_set():
             connection.sendall(PDF)
 
+    def _huge(self, connection: socket.socket, path: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n")
+        self._over.wait()
+
     def _drip(self, connection: socket.socket, path: str) -> None:
         connection.sendall(response(PDF)[:100])
         while not self._over.wait(0.02):
