@@ -134,8 +134,11 @@ def _place(root: RootFolder, order: Order, folder: int, name: str) -> Publicatio
 def _link_own(order: Order, folder: int, name: str) -> str | None:
     """Make the place a further name of the file itself; returns why that did not work."""
     descriptor = order.file.descriptor
+    own = os.fstat(descriptor)
+    if own.st_dev != os.fstat(folder).st_dev:
+        return "EXDEV"
     try:
-        if os.fstat(descriptor).st_mode & _ALL_BITS != order.mode:
+        if own.st_mode & _ALL_BITS != order.mode:
             os.fchmod(descriptor, order.mode)
     except PermissionError:
         return "EPERM"
