@@ -41,6 +41,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in os.environ:
         if name.upper().startswith("KVCATALOG_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("PYTHONPATH", str(Path(kvcatalog.__file__).parents[1]))
     monkeypatch.chdir(tmp_path)
 

@@ -42,6 +42,12 @@ LINE_KEYS = {
 Fetch = Callable[..., list[Fetched]]
 
 
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+
+
 @pytest.fixture(scope="module")
 def shared_web() -> Iterator[Web]:
     with served() as web:
@@ -198,6 +204,19 @@ class TestWhatIsStored:
         assert (fetched.outcome, fetched.reason) == ("skip", "not-modified")
         assert "accept-encoding: identity" in web.headers.lower()
         assert "user-agent: kvcatalog/" in web.headers.lower()
+
+    @pytest.mark.parametrize("scheme", ["http://", ""])
+    def test_a_proxy_is_asked_where_the_environment_names_one(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch, scheme: str
+    ) -> None:
+        monkeypatch.setenv("no_proxy", "direct.invalid")
+        monkeypatch.setenv("http_proxy", web.url.replace("http://", scheme))
+        monkeypatch.setenv("https_proxy", web.url)
+        urls = ["http://e.invalid/ok/1", "http://direct.invalid/ok/2", "https://e.invalid/ok/3"]
+        with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:
+            results = {fetched.item.url: fetched for fetched in pipeline.run([Item("a", url, "r") for url in urls])}
+        assert [results[url].reason for url in urls] == [None, "connection", "proxy"]
+        assert results[urls[0]].bytes == len(PDF) + len("/ok/1")
 
     def test_a_connection_serves_again_after_a_document(self, fetch: Fetch) -> None:
         outcomes = [fetched.outcome for fetched in fetch("ok/1", "status/404", "ok/2", "long", "ok/3", "ok/4", jobs=1)]

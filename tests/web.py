@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import socket
 import struct
 import time
@@ -50,7 +51,11 @@ class Web:
                         return
                     waiting += piece
                 head, _, waiting = waiting.partition(b"\r\n\r\n")
-                path = head.split(b" ")[1].decode()
+                if head.startswith(b"CONNECT"):
+                    connection.sendall(b"HTTP/1.1 403 No\r\n\r\n")
+                    return
+                # A proxy is asked for the whole URL; what follows the host is answered as if it were here.
+                path = re.sub("^http://[^/]*", "", head.split(b" ")[1].decode())
                 with self._lock:
                     self.requests[path] += 1
                     self.headers = head.decode()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import IncompleteRead, InvalidURL
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3 import exceptions
@@ -29,6 +31,7 @@ _GZIP = frozenset(("gzip", "x-gzip"))
 
 # What urllib3 and the standard library raise, the special before the general; whether another try may fare better.
 _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
+    (exceptions.ProxyError, "proxy", True),
     (exceptions.NewConnectionError, "connection", True),
     (exceptions.TimeoutError, "timeout", True),
     (exceptions.SSLError, "tls", False),
@@ -55,13 +58,19 @@ class DownloadError(Exception):
 
 
 class Client:
-    """Makes requests and keeps connections; any thread may use it."""
+    """Makes requests and keeps connections; any thread may use it.
+
+    It goes through the proxies that the environment names (`http_proxy`, `https_proxy`, `no_proxy`).
+    """
 
     def __init__(self, *, connections: int) -> None:
-        self._pools = urllib3.PoolManager(
-            num_pools=2 * connections + 8, maxsize=connections, headers=_HEADERS, retries=False
-        )
-        self._pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        self._connections = connections
+        self._direct = self._watched(urllib3.PoolManager)
+        self._proxies = {
+            scheme: self._watched(partial(urllib3.ProxyManager, proxy if "://" in proxy else f"http://{proxy}"))
+            for scheme, proxy in getproxies().items()
+            if scheme in {"http", "https"}
+        }
 
     @contextmanager
     def get(self, url: str, transfer: Transfer) -> Iterator[Body]:
@@ -79,7 +88,18 @@ class Client:
 
     def close(self) -> None:
         """Close the connections that wait for another request."""
-        self._pools.clear()
+        for pools in (self._direct, *self._proxies.values()):
+            pools.clear()
+
+    def _watched(self, make: Callable[..., urllib3.PoolManager]) -> urllib3.PoolManager:
+        pools = make(num_pools=2 * self._connections + 8, maxsize=self._connections, headers=_HEADERS, retries=False)
+        pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        return pools
+
+    def _pools(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        proxy = self._proxies.get(parts.scheme)
+        return self._direct if proxy is None or proxy_bypass(parts.hostname or "") else proxy
 
     def _follow(self, url: str, transfer: Transfer) -> BaseHTTPResponse:
         for _ in range(transfer.limits.redirects_max + 1):
@@ -102,7 +122,7 @@ class Client:
             connect = min(limits.connect_seconds, transfer.seconds_left())
             timeout = urllib3.Timeout(connect=connect, read=limits.read_seconds)
             try:
-                return self._pools.request(
+                return self._pools(url).request(
                     "GET", url, timeout=timeout, redirect=False, preload_content=False, decode_content=False
                 )
             except ValueError as error:
