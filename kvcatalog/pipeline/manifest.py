@@ -95,5 +95,5 @@ def _is_cut(path: str) -> bool:
                 return False
             file.seek(-1, os.SEEK_END)
             return file.read() != b"\n"
-    except (FileNotFoundError, OSError):
+    except OSError:
         return False
