@@ -156,7 +156,7 @@ def _conditions(field: FieldName, operator: Operator, text: str) -> tuple[Condit
     if field in _TIMES:
         return _time_conditions(field, operator, text)
     if field in _NUMBERS:
-        number = _size(text) if field == "bytes" else _id(text)
+        number = parse_size(text) if field == "bytes" else _id(text)
         return (Condition(field, operator, number),)
     if operator not in ("=", "!="):
         raise _OperatorError(field, f"{field} takes = and != only")
@@ -200,7 +200,8 @@ def _media_type(text: str, *, prefix: bool) -> str:
     return values.required_text("type", media_type)
 
 
-def _size(text: str) -> int:
+def parse_size(text: str) -> int:
+    """Return the number of bytes that a size such as 500, 1.5MB or 4GiB means; InvalidValueError."""
     match = re.fullmatch(_SIZE, text)
     factor = match and _UNITS.get(match["unit"].lower())
     if not match or not factor:

@@ -28,6 +28,8 @@ COMMANDS = (
     ["stats"],
     ["dedup-report"],
     ["import-manifest"],
+    ["add"],
+    ["fetch"],
     ["config", "show"],
 )
 PROGRAM = (sys.executable, "-c", "from kvcatalog.cli import main; main()")

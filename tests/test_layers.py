@@ -20,9 +20,10 @@ IMPORTERS = {
     "click": {"kvcatalog.cli"},
     "lmdb": {"kvcatalog.kv.engine"},
     "opentelemetry": {"kvcatalog.telemetry"},
+    "urllib3": {"kvcatalog.pipeline"},
 }
 
-SLOW = {"boto3", "botocore", "opentelemetry", "pydantic", "pydantic_settings", "rich"}
+SLOW = {"boto3", "botocore", "opentelemetry", "pydantic", "pydantic_settings", "rich", "urllib3"}
 
 
 def imported(source: str) -> Iterator[str]:

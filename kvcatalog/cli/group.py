@@ -37,6 +37,8 @@ _COMMANDS = {
     "stats": _Place("listing", "stats", "Print the catalog's figures."),
     "dedup-report": _Place("listing", "dedup_report", "List contents that are there more than once."),
     "import-manifest": _Place("importing", "import_manifest", "Register what manifests of runs state."),
+    "add": _Place("adding", "add", "Store local files and register them."),
+    "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }
 
@@ -76,6 +78,7 @@ class _ReaderLeftError(Exception):
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
 @click.option("-c", "--config", "config_path", metavar="FILE", help="Configuration file, YAML or TOML.")
 @click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over configuration and environment.")
+@click.option("--root", metavar="DIR_OR_S3_URI", help="Where blobs are stored; wins like --catalog.")
 @click.option(
     "--format",
     "output_format",
@@ -93,6 +96,7 @@ def group(
     *,
     config_path: str | None,
     catalog: str | None,
+    root: str | None,
     output_format: Format,
     as_json: bool,
     verbose: bool,
@@ -110,6 +114,7 @@ def group(
     context.obj = Invocation(
         config_path=config_path,
         catalog=catalog,
+        root=root,
         output_format="json" if as_json else output_format,
         verbosity=verbosity,
     )

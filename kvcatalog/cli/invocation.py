@@ -11,18 +11,27 @@ from kvcatalog.cli.text import visible
 from kvcatalog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kvcatalog.config import CatalogConfig
+    from kvcatalog.config import CatalogConfig, ContentDownloadConfig
     from kvcatalog.store.protocol import CatalogStore
 
 
 class Invocation:
     """One run of the program."""
 
-    def __init__(self, *, config_path: str | None, catalog: str | None, output_format: Format, verbosity: int) -> None:
+    def __init__(
+        self,
+        *,
+        config_path: str | None,
+        catalog: str | None,
+        root: str | None = None,
+        output_format: Format,
+        verbosity: int,
+    ) -> None:
         self.config_path = config_path
         self.output_format = output_format
         self.verbosity = verbosity
         self._catalog = catalog
+        self._root = root
 
     @property
     def output(self) -> Output:
@@ -32,10 +41,19 @@ class Invocation:
     @property
     def overrides(self) -> dict[str, dict[str, Any]]:
         """What the options set, in the form of the configuration."""
-        if self._catalog is None:
-            return {}
-        backend = "dynamodb" if self._catalog.startswith("dynamodb://") else "lmdb"
-        return {"catalog": {"path": self._catalog, "backend": backend}}
+        sections: dict[str, dict[str, Any]] = {}
+        if self._catalog is not None:
+            backend = "dynamodb" if self._catalog.startswith("dynamodb://") else "lmdb"
+            sections["catalog"] = {"path": self._catalog, "backend": backend}
+        if self._root is not None:
+            sections["storage"] = _storage(self._root)
+        return sections
+
+    def load_config(self) -> ContentDownloadConfig:
+        """Return the configuration in force; for commands that store blobs."""
+        from kvcatalog.config import load_config
+
+        return load_config(self.config_path, self.overrides)
 
     def open_catalog(self, *, read_only: bool = True, command: str = "cli") -> CatalogStore:
         """Open the catalog that options, environment and configuration name; only a writer creates one.
@@ -65,6 +83,18 @@ class Invocation:
                 path = catalog_path(read_config_file(self.config_path))
                 if path is not None:
                     return path if self._catalog is None else self._catalog
-        from kvcatalog.config import load_config
+        return self.load_config().catalog
 
-        return load_config(self.config_path, self.overrides).catalog
+
+def _storage(root: str) -> dict[str, Any]:
+    """Return the configuration of a root that is given as a folder, its URI, or `s3://BUCKET/PREFIX`."""
+    from kvcatalog.uris import file_path, has_scheme
+
+    if root.startswith("s3://"):
+        bucket, _, prefix = root.removeprefix("s3://").partition("/")
+        prefix = prefix.strip("/")
+        return {"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix and f"{prefix}/"}
+    folder = file_path(root) if has_scheme(root) else root
+    if folder is None:
+        raise ConfigError(f"--root {root}: must be a folder or s3://BUCKET/PREFIX")
+    return {"backend": "fs", "root_dir": folder}

@@ -96,7 +96,9 @@ class Output:
         for row in rows:
             found = row[identity]
             self._stream.writelines(
-                f"{visible(str(each))}\n" for each in (found if isinstance(found, list) else [found])
+                f"{visible(str(each))}\n"
+                for each in (found if isinstance(found, list) else [found])
+                if each is not None
             )
 
     def _write_table(self, rows: Iterable[Row], columns: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kvcatalog.cli.text import visible
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterator
 
     from kvcatalog.migrate import Progress
@@ -37,5 +38,36 @@ def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progre
 
         def follow(reached: Progress) -> None:
             bar.update(task, completed=reached.bytes_read, total=reached.bytes_total, lines=reached.lines)
+
+        yield follow
+
+
+@contextmanager
+def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
+    """Show a line that follows downloads while the context lasts; yields a function that takes the counts so far."""
+    if not is_wanted or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn(
+            "{task.fields[success]} stored, {task.fields[skip]} passed over, {task.fields[error]} failed", markup=False
+        ),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    console = Console(file=sys.__stderr__)
+    # Results go to standard output meanwhile, and must stay there.
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=None, success=0, skip=0, error=0)
+
+        def follow(counts: Counter[str]) -> None:
+            bar.update(
+                task, completed=counts["bytes"], success=counts["success"], skip=counts["skip"], error=counts["error"]
+            )
 
         yield follow
