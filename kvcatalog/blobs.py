@@ -56,13 +56,12 @@ class Publication(Struct, frozen=True):
 class LocalFile:
     """A whole local file that is about to be stored, held open so that nothing else can take its place.
 
-    `size` is in bytes; `path` is None where it has no name. Use as a context manager, or close it.
+    `path` is None where it has no name. Use as a context manager, or close it.
     """
 
     def __init__(self, descriptor: int, path: str | None = None, sha256: str | None = None) -> None:
         self.descriptor = descriptor
         self.path = path
-        self.size = os.fstat(descriptor).st_size
         self._sha256 = sha256
 
     @classmethod
@@ -76,6 +75,11 @@ class LocalFile:
             os.close(descriptor)
             raise InvalidValueError("source", f"{name!r} is no regular file")
         return cls(descriptor, name, sha256)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file holds now: what `staging_file` gives is written after it was made."""
+        return os.fstat(self.descriptor).st_size
 
     def sha256(self) -> str:
         """Return the digest in lowercase hex: the one that is known, or else from reading the bytes once."""
