@@ -317,7 +317,7 @@ class S3BlobStore:
         """Send a file's bytes; False if there is an object meanwhile, as far as the server tells."""
         with self._translated(key):
             if file.size >= self._multipart_bytes:
-                with self._transfers(self._multipart_bytes, PART_BYTES) as transfers:
+                with self._transfers(self._multipart_bytes, min(PART_BYTES, self._multipart_bytes)) as transfers:
                     transfers.upload(f"/proc/self/fd/{file.descriptor}", self._bucket, key, headers).result()
                 return True
             client = self._client()
