@@ -30,6 +30,7 @@ from kvcatalog.errors import (
     StoragePermissionError,
 )
 from kvcatalog.s3_layout import KEY_BYTES_MAX, S3BlobStore, cas_key, connection, host_lock, policy_key
+from kvcatalog.s3_layout.connection import Connection
 from kvcatalog.s3_layout.keys import object_key, relative_path
 from tests.blob_stores import MARKER, PATHS, BlobStoreContract, cas, digest, local_file, publish
 from tests.s3_double import Answer, Double, Request, serving
@@ -84,12 +85,18 @@ class RawBucket:
 
 
 @cache
-def bucket_client(endpoint_url: str, key: str, secret: str) -> Any:
+def bucket_client(endpoint_url: str | None, key: str, secret: str) -> Any:
     """Return a client of a server whose bucket is there."""
     client = boto3.session.Session(key, secret).client("s3", "us-east-1", endpoint_url=endpoint_url)
     with suppress(client.exceptions.BucketAlreadyOwnedByYou):  # by another worker
         client.create_bucket(Bucket=BUCKET)
     return client
+
+
+@cache
+def connection_of(endpoint_url: str | None) -> Connection:
+    """Return what all stores of a worker share, since it takes a tenth of a second to make a client."""
+    return Connection(endpoint_url, "us-east-1")
 
 
 @pytest.fixture(autouse=True)
@@ -114,13 +121,16 @@ def real(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, name: 
     return Place(client, f"{uuid.uuid4()}/", access["endpoint"])
 
 
-@pytest.fixture
-def moto(credentials: pytest.MonkeyPatch) -> Iterator[Place]:
+@pytest.fixture(scope="session")
+def mocked() -> Iterator[None]:
+    """Moto answers in place of AWS, and of nobody else."""
     with mock_aws():
-        client = boto3.session.Session().client("s3", "us-east-1")
-        client.create_bucket(Bucket=BUCKET)
-        yield Place(client, "docs/", None)
-        client.close()
+        yield
+
+
+@pytest.fixture
+def moto(mocked: None, credentials: pytest.MonkeyPatch) -> Place:
+    return Place(bucket_client(None, "nobody", "nothing"), f"{uuid.uuid4()}/", None)
 
 
 @pytest.fixture
@@ -132,10 +142,10 @@ class S3Contract(BlobStoreContract):
     """What holds on every server, beside the contract."""
 
     @pytest.fixture
-    def store(self, place: Place) -> Iterator[S3BlobStore]:
+    def store(self, place: Place) -> S3BlobStore:
         opened = place.store()
-        yield opened
-        opened.close()
+        opened._connection = connection_of(place.endpoint_url)
+        return opened
 
     @pytest.fixture
     def raw(self, place: Place) -> RawBucket:
