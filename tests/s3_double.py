@@ -57,6 +57,8 @@ class Double:
         if request.method == "DELETE":
             self.objects.pop(request.key, None)
             return Answer(204)
+        if not request.key:
+            return Answer(200)
         if request.key not in self.objects:
             return Answer(404, code="NoSuchKey")
         kept, body = self.objects[request.key]

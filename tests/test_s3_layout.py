@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -30,6 +32,7 @@ from kvcatalog.errors import (
     StoragePermissionError,
 )
 from kvcatalog.s3_layout import KEY_BYTES_MAX, S3BlobStore, cas_key, connection, host_lock, policy_key
+from kvcatalog.s3_layout.body import Body
 from kvcatalog.s3_layout.connection import Connection
 from kvcatalog.s3_layout.keys import object_key, relative_path
 from tests.blob_stores import MARKER, PATHS, BlobStoreContract, cas, digest, local_file, publish
@@ -391,8 +394,9 @@ def test_another_host_may_be_quicker(
 
 
 def test_a_server_that_contradicts_itself_does_not_hold_us_for_ever(
-    double: Double, doubled: S3BlobStore, tmp_path: Path
+    double: Double, doubled: S3BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kvcatalog.s3_layout.store.RACES_MAX", 2)
     double.rule = lambda request: Answer(412, "PreconditionFailed") if request.conditional else None
     with pytest.raises(StorageFailedError, match="tests/a"):
         publish(doubled, tmp_path, b"same", "a")
@@ -435,6 +439,14 @@ def test_a_response_that_is_cut_is_no_short_file(double: Double, doubled: S3Blob
     with doubled.open("a") as stream, pytest.raises(StorageFailedError, match="to come"):
         while stream.read(1000):
             pass
+
+
+def test_a_body_counts_what_comes() -> None:
+    with Body(io.BytesIO(b"abc"), 3, "place") as body:
+        assert body.readall() == b"abc"
+    for size in (2, 4):
+        with Body(io.BytesIO(b"abc"), size, "place") as body, pytest.raises(StorageFailedError, match="place"):
+            body.readall()
 
 
 @pytest.mark.parametrize(
@@ -483,6 +495,17 @@ def test_without_credentials_nothing_is_asked(double: Double, credentials: pytes
         store.stat("a")
     assert double.requests == []
     store.close()
+
+
+def test_a_missing_bucket_is_told_from_a_missing_key_though_a_head_has_no_words(
+    double: Double, doubled: S3BlobStore
+) -> None:
+    assert doubled.stat("a") is None
+    assert doubled.delete("a") is False
+    double.rule = lambda request: Answer(404, "NoSuchBucket")
+    for call in (doubled.stat, doubled.delete, lambda path: doubled.move(path, "b")):
+        with pytest.raises(RootUnreachableError, match="no bucket tests"):
+            call("a")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b'{"uuid": 1, "catalog": "", "generation": 0}'])
@@ -610,7 +633,9 @@ def test_a_child_that_is_forked_meanwhile_holds_no_lock(tmp_path: Path, monkeypa
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     reading, writing = os.pipe()
     with host_lock.HostLocks("scope").held("a"):
-        process = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is the point
+            process = os.fork()
         if not process:
             os.read(reading, 1)
             os._exit(0)

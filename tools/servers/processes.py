@@ -102,10 +102,10 @@ def main(start_server: Callable[[Path], Access], description: str) -> None:
     if arguments.action == "stop":
         stop(folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         print(json.dumps(start_server(folder)))
-    except ServerUnavailableError as error:
+    except (ServerUnavailableError, OSError) as error:
         stop(folder)
         sys.exit(str(error))
     except BaseException:
