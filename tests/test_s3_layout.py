@@ -502,7 +502,7 @@ def test_a_missing_bucket_is_told_from_a_missing_key_though_a_head_has_no_words(
 ) -> None:
     assert doubled.stat("a") is None
     assert doubled.delete("a") is False
-    double.rule = lambda request: Answer(404, "NoSuchBucket")
+    double.rule = lambda _request: Answer(404, "NoSuchBucket")
     for call in (doubled.stat, doubled.delete, lambda path: doubled.move(path, "b")):
         with pytest.raises(RootUnreachableError, match="no bucket tests"):
             call("a")
