@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,11 +23,20 @@ from tests.support import CHECKOUT
 from tools.servers import processes
 
 FOLDER = pytest.StashKey[Path]()
+NAME = "kvcatalog-servers-"
+OWNER = "owner"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    given = getattr(config, "workerinput", {}).get("servers")
-    config.stash[FOLDER] = Path(given or tempfile.mkdtemp(prefix="kvcatalog-servers-"))
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        config.stash[FOLDER] = Path(worker["servers"])
+        return
+    for left in Path(tempfile.gettempdir()).glob(f"{NAME}*/{OWNER}"):
+        if left.stat().st_uid == os.geteuid() and not processes.lives(left):
+            end(left.parent)  # of a run that was killed
+    folder = config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix=NAME))
+    processes.note(folder / OWNER, os.getpid())
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -42,12 +52,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):
-        return
-    folder = config.stash[FOLDER]
+    if not hasattr(config, "workerinput"):
+        end(config.stash[FOLDER])
+
+
+def end(folder: Path) -> None:
+    """Stop the servers of a run."""
     for server in folder.iterdir():
         processes.stop(server)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tempfile
@@ -111,6 +112,8 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     return monkeypatch
@@ -670,3 +673,18 @@ def test_a_staging_file_works_where_none_can_be_made_without_a_name(
         stream.flush()
         assert file.read_sha256() == digest(b"content")
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.ENOSPC, StorageFullError), (errno.EDQUOT, StorageFullError), (errno.EIO, StorageFailedError)],
+)
+def test_a_folder_for_temporary_files_that_takes_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, number: int, expected: type[CatalogError]
+) -> None:
+    def refuse(*_arguments: Any, **_named: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(expected, match=tempfile.gettempdir()):
+        S3BlobStore("b").staging_file()

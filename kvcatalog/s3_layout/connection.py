@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ CONNECTIONS = 64
 
 _FULL_STATUS = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.INSUFFICIENT_STORAGE}
 _FULL_CODES = {"EntityTooLarge", "QuotaExceeded", "XMinioStorageFull"}
+_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT}
 _DENIED_STATUS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _CONDITION_LOST_STATUS = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED}
 _CONDITION_REFUSED_CODES = {"InvalidArgument", "InvalidRequest", "NotImplemented"}
@@ -106,7 +108,8 @@ def translated(place: str) -> Iterator[None]:
     except BotoCoreError as error:
         raise _unanswered(error, f"{place}: {error}") from error
     except OSError as error:
-        raise StorageFailedError(f"{place}: {error}") from error
+        kind = StorageFullError if error.errno in _FULL_ERRORS else StorageFailedError
+        raise kind(f"{place}: {error}") from error
 
 
 def is_missing(error: Exception) -> bool:

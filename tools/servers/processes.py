@@ -51,14 +51,24 @@ def start(folder: Path, name: str, command: Sequence[str], environment: Mapping[
             env=None if environment is None else {**os.environ, **environment},
             start_new_session=True,
         )
-    record = {"pid": process.pid, "started": _started(process.pid)}
-    (folder / f"{name}.process").write_text(json.dumps(record))
+    note(folder / f"{name}.process", process.pid)
+
+
+def note(record: Path, pid: int) -> None:
+    """Write down which process an id stands for now."""
+    record.write_text(json.dumps({"pid": pid, "started": _started(pid)}))
+
+
+def lives(record: Path) -> bool:
+    """Tell whether the process that was written down is there, and not another one with its id."""
+    known = json.loads(record.read_text())
+    return known["started"] is not None and _started(known["pid"]) == known["started"]
 
 
 def wait_for_port(folder: Path, name: str, port: int) -> None:
     """Return as soon as a port takes connections; ServerUnavailableError if it does not, with the end of the log."""
     end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and _is_ours(folder / f"{name}.process"):
+    while time.monotonic() < end and lives(folder / f"{name}.process"):
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
@@ -83,13 +93,13 @@ def stop(folder: Path) -> None:
     for record in records:
         _signal(record, signal.SIGTERM)
     end = time.monotonic() + STOP_SECONDS
-    while any(_is_ours(record) for record in records):
+    while any(lives(record) for record in records):
         if time.monotonic() > end:
             for record in records:
                 _signal(record, signal.SIGKILL)
         time.sleep(0.05)
     for record in records:
-        record.unlink()
+        record.unlink(missing_ok=True)
 
 
 def main(start_server: Callable[[Path], Access], description: str) -> None:
@@ -114,14 +124,9 @@ def main(start_server: Callable[[Path], Access], description: str) -> None:
 
 
 def _signal(record: Path, number: signal.Signals) -> None:
-    if _is_ours(record):
+    if lives(record):
         with suppress(ProcessLookupError):
             os.kill(json.loads(record.read_text())["pid"], number)
-
-
-def _is_ours(record: Path) -> bool:
-    known = json.loads(record.read_text())
-    return known["started"] is not None and _started(known["pid"]) == known["started"]
 
 
 def _started(pid: int) -> str | None:
