@@ -57,6 +57,11 @@ fallocate_reserve = 0
 user = {user}
 workers = 0
 log_level = WARNING
+# There is one of each: one that is slow on a busy machine must not count as lost, nor its listing be updated later.
+conn_timeout = 30
+node_timeout = 60
+container_update_timeout = 60
+error_suppression_limit = 1000000
 """
 
 STORE = """
