@@ -52,7 +52,10 @@ from kvcatalog.store import open_catalog
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, load_config
+    from kvcatalog.digest import HashingWriter
+    from kvcatalog.finalize import DownloadOutcome, finalize_candidate_download
     from kvcatalog.migrate import ImportReport, import_manifest
+    from kvcatalog.storage import adopt_root
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
     from kvcatalog.store.protocol import CatalogStore
 
@@ -76,9 +79,11 @@ __all__ = [
     "DatabaseDamagedError",
     "DigestMismatchError",
     "DocumentRecord",
+    "DownloadOutcome",
     "DuplicateGroup",
     "Filter",
     "FilterSyntaxError",
+    "HashingWriter",
     "ImportReport",
     "InvalidValueError",
     "JournalEntry",
@@ -106,6 +111,8 @@ __all__ = [
     "VariantRecord",
     "VariantRegistration",
     "__version__",
+    "adopt_root",
+    "finalize_candidate_download",
     "import_manifest",
     "load_config",
     "open_catalog",
@@ -118,6 +125,10 @@ _ON_USE = {
     "ContentDownloadConfig": "kvcatalog.config",
     "StorageConfig": "kvcatalog.config",
     "load_config": "kvcatalog.config",
+    "DownloadOutcome": "kvcatalog.finalize",
+    "finalize_candidate_download": "kvcatalog.finalize",
+    "HashingWriter": "kvcatalog.digest",
+    "adopt_root": "kvcatalog.storage",
     "ImportReport": "kvcatalog.migrate",
     "import_manifest": "kvcatalog.migrate",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",

@@ -7,15 +7,44 @@ RootUnreachableError stand for those of the operating system and of the object s
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, Literal, Protocol, Self
 
 from msgspec import Struct
 
+from kvcatalog.clock import from_micros, now_micros
 from kvcatalog.digest import sha256_stream
-from kvcatalog.errors import InvalidValueError
+from kvcatalog.errors import (
+    OS_ERRORS,
+    CatalogError,
+    InvalidValueError,
+    RootUnreachableError,
+    StorageFailedError,
+    UnsafePathError,
+)
+
+_ERRORS: dict[int, type[CatalogError]] = OS_ERRORS | dict.fromkeys(
+    (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENODEV, errno.ESHUTDOWN),
+    RootUnreachableError,
+)
+_ERRORS[errno.ELOOP] = UnsafePathError
+
+
+@contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Turn errors of the operating system into ours; FileExistsError and FileNotFoundError pass, they are answers."""
+    try:
+        yield
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:
+        kind = _ERRORS.get(error.errno or 0, StorageFailedError)
+        raise kind(f"{place}: {error.strerror or error}") from error
 
 
 class BlobStat(Struct, frozen=True, gc=False):
@@ -44,11 +73,12 @@ class Publication(Struct, frozen=True):
 
     `stored`: the bytes are there now. `present`: the same content was there. `repaired`: other bytes lay at a
     content-addressed place; they went to `quarantined`, and the right ones are there now. `taken`: another content
-    lies there, and nothing was done. `refused` says why a hard link was not to be had and the bytes were copied.
+    lies there, and nothing was done. `how` the bytes came there: `moved` means that the place is a further name of the
+    file itself, `linked` one of a twin. `refused` says why a hard link was not to be had and the bytes were copied.
     """
 
     state: Literal["stored", "present", "repaired", "taken"]
-    how: Literal["linked", "copied", "uploaded"] | None = None
+    how: Literal["moved", "linked", "copied", "uploaded"] | None = None
     refused: str | None = None
     quarantined: str | None = None
 
@@ -56,16 +86,21 @@ class Publication(Struct, frozen=True):
 class LocalFile:
     """A whole local file that is about to be stored, held open so that nothing else can take its place.
 
-    `path` is None where it has no name. Use as a context manager, or close it.
+    `path` is None where it has no name, `known_sha256` where nobody has read it yet. A file that has further names is
+    somebody's, who may change it, so it is copied unless it is said to be `linkable`. Use as a context manager, or
+    close it.
     """
 
-    def __init__(self, descriptor: int, path: str | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self, descriptor: int, path: str | None = None, sha256: str | None = None, *, linkable: bool = False
+    ) -> None:
         self.descriptor = descriptor
+        self.linkable = linkable
         self.path = path
-        self._sha256 = sha256
+        self.known_sha256 = sha256
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], sha256: str | None = None) -> Self:
+    def open(cls, path: str | os.PathLike[str], sha256: str | None = None, *, linkable: bool = False) -> Self:
         """Open a file by name; InvalidValueError if it is no regular file (a symbolic link is none), else OSError."""
         name = os.fspath(path)
         if not stat.S_ISREG(os.lstat(name).st_mode):
@@ -74,18 +109,18 @@ class LocalFile:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise InvalidValueError("source", f"{name!r} is no regular file")
-        return cls(descriptor, name, sha256)
+        return cls(descriptor, name, sha256, linkable=linkable)
 
     @property
     def size(self) -> int:
-        """Bytes that the file holds now: what `staging_file` gives is written after it was made."""
+        """The number of bytes that are there now."""
         return os.fstat(self.descriptor).st_size
 
     def sha256(self) -> str:
         """Return the digest in lowercase hex: the one that is known, or else from reading the bytes once."""
-        if self._sha256 is None:
-            self._sha256 = self.read_sha256()
-        return self._sha256
+        if self.known_sha256 is None:
+            self.known_sha256 = self.read_sha256()
+        return self.known_sha256
 
     def read_sha256(self) -> str:
         """Return the digest of the bytes as they are now."""
@@ -107,6 +142,11 @@ class LocalFile:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def new_label() -> str:
+    """Return a name for a folder of things that are set aside now: the time in UTC, and what makes it unique."""
+    return f"{from_micros(now_micros()):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 class BlobStore(Protocol):
@@ -131,8 +171,15 @@ class BlobStore(Protocol):
         """Return the root's marker, None if there is none or no root; RootUnreachableError if it cannot be told."""
         ...
 
-    def write_marker(self, marker: Marker) -> None:
-        """Make this place a root, or give it a new marker; durable on return. The root is made if it is missing."""
+    def write_marker(self, marker: Marker, *, replace: bool = False) -> Marker:
+        """Make this place a root, and return the marker that stands: one that is there stays, unless it is replaced.
+
+        Durable on return; whoever else does the same at the same time gets the same marker.
+        """
+        ...
+
+    def prepare(self) -> None:
+        """Make the place where there is none, without a marker; a bucket is never made."""
         ...
 
     def staging_file(self) -> tuple[BinaryIO, LocalFile]:
@@ -150,7 +197,7 @@ class BlobStore(Protocol):
         sha256: str | None,
         content_addressed: bool = False,
         read_back: bool = False,
-        twin: str | None = None,
+        twins: Sequence[str] = (),
         content_type: str | None = None,
     ) -> Publication:
         """Store a file's bytes under a path; never shows a part of them and never replaces other content.
@@ -159,8 +206,15 @@ class BlobStore(Protocol):
         digest that the store keeps, or the bytes themselves: these are compared under a path that is not
         content-addressed, and with `read_back`. With `read_back` what is newly stored is read too, before anybody can
         take it for good where that is possible; DigestMismatchError tells that it is not `sha256`, and then it is not
-        there. `twin` is the path of a blob with the same content, of which a hard link is made where that works.
-        Durable on return; the time of what was present is renewed where the store can do that.
+        there. `twins` are paths of blobs with the same content: a hard link of the first that allows it is made, where
+        the store knows links. Durable on return; the time of what was present is renewed where the store can do that.
+        """
+        ...
+
+    def link(self, path: str, target: str) -> Publication:
+        """Give a blob a further name, durably; `stored`, or `present` if it has that name, or `taken` if another has.
+
+        Where links are not to be had, nothing is done, and `refused` says why. BlobNotFoundError.
         """
         ...
 

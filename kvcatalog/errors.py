@@ -6,6 +6,8 @@ Errors of the engine, of botocore and of the operating system are translated whe
 
 from __future__ import annotations
 
+import errno
+
 
 class CatalogError(Exception):
     """Base of all errors of the catalog; `advice` is one sentence for the person who reads it."""
@@ -189,3 +191,13 @@ class RootOwnershipError(CatalogUnavailableError):
     """A storage root belongs to another catalog, or to another generation of this one."""
 
     advice = "Use a root of its own for each catalog; `kvcatalog roots adopt` takes a root over on purpose."
+
+
+OS_ERRORS: dict[int, type[CatalogError]] = {
+    errno.ENOSPC: StorageFullError,
+    errno.EDQUOT: StorageFullError,
+    errno.EACCES: StoragePermissionError,
+    errno.EPERM: StoragePermissionError,
+    errno.EROFS: StoragePermissionError,
+}
+"""What error numbers of the operating system mean wherever something of ours is stored."""

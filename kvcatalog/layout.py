@@ -11,7 +11,7 @@ Cleaning is not reversible and other names may come out the same: whoever stores
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kvcatalog.errors import UnsafePathError
 from kvcatalog.values import media_type
@@ -64,15 +64,15 @@ def policy_relative_path(artifact_id: str, url_basename: str) -> str:
     return f"{folder}/{_cleaned(url_basename, keeps_suffix=True)}"
 
 
-def distinct_paths(path: str, sha256_hex: str) -> Iterator[str]:
+def distinct_paths(path: str, sha256_hex: Callable[[], str]) -> Iterator[str]:
     """Yield the path itself, then those for a content that finds it taken, with more and more digits of its digest.
 
-    The first of them is `stem~<8 digits>.ext`.
+    The first of them is `stem~<8 digits>.ext`. The digest is asked for only where it is needed.
     """
     yield path
     stem, suffix = _split(path)
     for digits in _DISTINCT_DIGITS:
-        yield f"{stem}~{sha256_hex[:digits]}{suffix}"
+        yield f"{stem}~{sha256_hex()[:digits]}{suffix}"
 
 
 def basename_of(source_url: str, *, content_type: str | None = None, variant: str | None = None) -> str:

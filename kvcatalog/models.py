@@ -47,7 +47,11 @@ class VariantRecord(Struct, frozen=True, gc=False):
 
 
 class RegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):
-    """What `register_many` takes for each document; `created_at` None means the moment of registration."""
+    """What `register_many` takes for each document; `created_at` None means the moment of registration.
+
+    `links` are further places of the same blob, which the record owns. `blob_epoch` is what `CatalogStore.blob_epoch`
+    was before the caller made sure that the blob is there.
+    """
 
     artifact_id: str
     source_url: str
@@ -59,6 +63,8 @@ class RegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):
     run_id: str | None = None
     created_at: datetime | None = None
     on_conflict: OnConflict = "keep"
+    blob_epoch: int | None = None
+    links: tuple[str, ...] = ()
 
 
 class Registration(Struct, frozen=True, gc=False):

@@ -374,14 +374,35 @@ class BlobStoreContract:
         assert store.delete("a/one") is False
         assert raw.paths() == {"a/two"}
 
-    def test_the_marker_is_read_as_it_was_written(self, store: BlobStore, raw: Raw) -> None:
+    def test_the_first_marker_stands_until_it_is_replaced(self, store: BlobStore, raw: Raw) -> None:
+        store.prepare()
         assert store.read_marker() is None
-        store.write_marker(MARKER)
+        assert store.write_marker(MARKER) == MARKER
         assert store.read_marker() == MARKER
         later = Marker(MARKER.uuid, MARKER.catalog, MARKER.generation + 1)
-        store.write_marker(later)
+        assert store.write_marker(later) == MARKER
+        assert store.read_marker() == MARKER
+        assert store.write_marker(later, replace=True) == later
         assert store.read_marker() == later
         assert raw.paths() == {MARKER_PATH}
+
+    def test_threads_that_make_a_root_get_one_marker(self, store: BlobStore) -> None:
+        barrier = Barrier(THREADS)
+
+        def work(number: int) -> Marker:
+            barrier.wait()
+            return store.write_marker(Marker(f"uuid {number}", "catalog", 1))
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            markers = set(threads.map(work, range(THREADS)))
+        assert markers == {store.read_marker()}
+
+    def test_a_link_is_a_further_name_or_is_refused(self, store: BlobStore, raw: Raw, tmp_path: Path) -> None:
+        publish(store, tmp_path, b"content", "a/b")
+        done = store.link("a/b", "c/d")
+        assert raw.paths() == ({"a/b"} if done.refused else {"a/b", "c/d"})
+        with pytest.raises(BlobNotFoundError, match="nothing"):
+            store.link("nothing", "c/e")
 
     def test_local_files_are_where_local_path_says(self, store: BlobStore, tmp_path: Path) -> None:
         publish(store, tmp_path, b"content", "a/b")

@@ -180,10 +180,13 @@ class S3Contract(BlobStoreContract):
     def test_a_missing_bucket_is_no_loss(self, place: Place, tmp_path: Path) -> None:
         store = place.store(bucket="nothing-here")
         calls: list[Callable[[], object]] = [
+            store.prepare,
             store.read_marker,
             lambda: store.write_marker(MARKER),
+            lambda: store.write_marker(MARKER, replace=True),
             lambda: store.stat("a"),
             lambda: store.open("a"),
+            lambda: store.link("a", "b"),
             lambda: store.delete("a"),
             lambda: store.move("a", "b"),
             lambda: list(store.walk()),

@@ -11,6 +11,7 @@ import lmdb
 from lmdb import _envid
 
 from kvcatalog.errors import (
+    OS_ERRORS,
     CatalogError,
     CatalogUnavailableError,
     DatabaseDamagedError,
@@ -49,14 +50,7 @@ else:
     RawTransaction = lmdb.Transaction
     RawCursor = lmdb.Cursor
 
-_BY_CODE: dict[int, type[CatalogError]] = {
-    errno.ENOSPC: StorageFullError,
-    errno.EDQUOT: StorageFullError,
-    errno.EACCES: StoragePermissionError,
-    errno.EPERM: StoragePermissionError,
-    errno.EROFS: StoragePermissionError,
-    errno.ENOMEM: MapLimitError,
-}
+_BY_CODE: dict[int, type[CatalogError]] = OS_ERRORS | {errno.ENOMEM: MapLimitError}
 _BY_KIND: tuple[tuple[tuple[type[lmdb.Error], ...], type[CatalogError]], ...] = (
     ((lmdb.MapFullError, lmdb.MapResizedError), MapLimitError),
     ((lmdb.ReadersFullError,), TooManyReadersError),

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import msgspec
 
-from kvcatalog.blobs import BlobStat, LocalFile, Marker, Publication
-from kvcatalog.clock import Clock, from_micros, now_micros, to_micros, to_text
+from kvcatalog.blobs import BlobStat, LocalFile, Marker, Publication, new_label
+from kvcatalog.clock import to_micros
 from kvcatalog.digest import sha256_stream
 from kvcatalog.errors import (
     BlobNotFoundError,
@@ -69,8 +68,8 @@ _DIGEST_NAME = "sha256"
 class S3BlobStore:
     """The blobs below a prefix of a bucket; see BlobStore for what each method promises.
 
-    A missing bucket is never made, it is RootUnreachableError. There are no hard links: `twin` is ignored. The time of
-    what was present is not renewed, since that would write it anew. `walk` knows no digests, as listings have none.
+    A missing bucket is never made, it is RootUnreachableError. There are no hard links, `twins` are ignored. The time
+    of what was present is not renewed, since that would write it anew. `walk` knows no digests, as listings have none.
     An upload that a killed process leaves half done is invisible; a lifecycle rule of the bucket removes such parts.
     """
 
@@ -85,13 +84,11 @@ class S3BlobStore:
         endpoint_url: str | None = None,
         region: str | None = None,
         multipart_bytes: int = MULTIPART_BYTES,
-        clock: Clock = now_micros,
     ) -> None:
         self._bucket = bucket
         self._prefix = checked_prefix(prefix)
         self._storage_class = storage_class
         self._multipart_bytes = multipart_bytes
-        self._clock = clock
         self._connection = Connection(endpoint_url, region)
         self._locks = HostLocks(f"{(endpoint_url or '').rstrip('/')}\n{bucket}")
         self._conditional = True
@@ -135,16 +132,25 @@ class S3BlobStore:
         except msgspec.DecodeError as error:
             raise RootUnreachableError(f"{self.uri_of(MARKER_PATH)} is no marker of a root: {error}") from error
 
-    def write_marker(self, marker: Marker) -> None:
-        """Make this place a root, or give it a new marker; durable on return."""
+    def write_marker(self, marker: Marker, *, replace: bool = False) -> Marker:
+        """Make this place a root, and return the marker that stands: one that is there stays, unless it is replaced."""
         key = self._key(MARKER_PATH)
+        data = msgspec.json.encode({"format": 1, **msgspec.structs.asdict(marker)})
         with self._locks.held(key):
-            with self._translated(key):
-                self._client().put_object(
-                    **self._at(key), Body=msgspec.json.encode(marker), ContentType="application/json"
-                )
-            if self.read_marker() != marker:
-                raise StorageFailedError(f"{self._place(key)}: the server does not give back what it was given")
+            found = None if replace else self.read_marker()
+            if found is not None:
+                return found
+            written = self._put(
+                key, lambda: io.BytesIO(data), {"ContentType": "application/json"}, only_new=not replace
+            )
+            found = self.read_marker()
+        if found is None or (written and found != marker):
+            raise StorageFailedError(f"{self._place(key)}: the server does not give back what it was given")
+        return found
+
+    def prepare(self) -> None:
+        """Do nothing but ask for the bucket: RootUnreachableError if it is missing."""
+        self._require_bucket()
 
     def staging_file(self) -> tuple[BinaryIO, LocalFile]:
         """Return a new local file without a name, in the folder for temporary files; both must be closed."""
@@ -165,7 +171,7 @@ class S3BlobStore:
         sha256: str | None,
         content_addressed: bool = False,
         read_back: bool = False,
-        twin: str | None = None,  # noqa: ARG002  there are no hard links
+        twins: Sequence[str] = (),  # noqa: ARG002  there are no hard links
         content_type: str | None = None,
     ) -> Publication:
         """Store a file's bytes under a path, in parts if it is large.
@@ -198,6 +204,13 @@ class S3BlobStore:
                 self._confirm(path, file, digest, read_back=read_back)
                 return Publication("repaired", how="uploaded", quarantined=aside)
         raise StorageFailedError(f"{self._place(key)}: the server says that it is taken, and that there is nothing")
+
+    def link(self, path: str, target: str) -> Publication:
+        """Do nothing: an object has one name; BlobNotFoundError if there is none."""
+        self._key(target)
+        if self.stat(path) is None:
+            raise BlobNotFoundError(f"there is no blob at {self.uri_of(path)}")
+        return Publication("taken", refused="a bucket has no hard links")
 
     def open(self, path: str) -> BinaryIO:
         """Open a blob for reading; StorageFailedError from a read if the bytes end before the blob does."""
@@ -279,8 +292,7 @@ class S3BlobStore:
 
     def _aside(self, path: str) -> str:
         """Return a new place in quarantine."""
-        label = f"{to_text(from_micros(self._clock()))}-{secrets.token_hex(4)}"
-        return set_aside_path(QUARANTINE_PATH, label, path)
+        return set_aside_path(QUARANTINE_PATH, new_label(), path)
 
     def _head(self, key: str) -> dict[str, Any] | None:
         """Return what the server tells of an object, None if it or the bucket is missing: the answer has no words."""
@@ -315,16 +327,21 @@ class S3BlobStore:
 
     def _upload(self, key: str, file: LocalFile, headers: dict[str, Any], *, only_new: bool) -> bool:
         """Send a file's bytes; False if there is an object meanwhile, as far as the server tells."""
-        with self._translated(key):
-            if file.size >= self._multipart_bytes:
+        if file.size >= self._multipart_bytes:
+            with self._translated(key):
                 with self._transfers(self._multipart_bytes, min(PART_BYTES, self._multipart_bytes)) as transfers:
                     transfers.upload(f"/proc/self/fd/{file.descriptor}", self._bucket, key, headers).result()
                 return True
+        return self._put(key, file.reader, headers, only_new=only_new)
+
+    def _put(self, key: str, reader: Callable[[], BinaryIO], headers: dict[str, Any], *, only_new: bool) -> bool:
+        """Send bytes in one request; as `_upload`."""
+        with self._translated(key):
             client = self._client()
             conditional = only_new and self._conditional
             if conditional:
                 try:
-                    with file.reader() as body:
+                    with reader() as body:
                         client.put_object(**self._at(key), **headers, Body=body, IfNoneMatch="*")
                 except client.exceptions.ClientError as error:
                     if is_condition_lost(error):
@@ -333,7 +350,7 @@ class S3BlobStore:
                         raise
                 else:
                     return True
-            with file.reader() as body:
+            with reader() as body:
                 client.put_object(**self._at(key), **headers, Body=body)
             if conditional:  # the same request without the condition was taken
                 self._conditional = False

@@ -59,7 +59,7 @@ from kvcatalog.schema import (
     unhashed_content,
 )
 from kvcatalog.store import reading
-from kvcatalog.store.tally import HOLD_ID, JOURNAL_SEQUENCE, Tally
+from kvcatalog.store.tally import BLOB_EPOCH, HOLD_ID, JOURNAL_SEQUENCE, Tally
 
 Source = TypeVar("Source")
 
@@ -180,8 +180,16 @@ def put_condemned(transaction: WriteTransaction, row: CondemnedRow) -> None:
 
 
 def clear_condemned(transaction: WriteTransaction, root: int | None, path: str) -> bool:
-    """Take such an announcement back; False if there was none."""
-    return transaction.delete(CONDEMNED, location_key(root, path))
+    """End such an announcement, whatever became of the blob; False if there was none."""
+    if not transaction.delete(CONDEMNED, location_key(root, path)):
+        return False
+    Tally.of(transaction).next(BLOB_EPOCH)
+    return True
+
+
+def is_condemned(transaction: WriteTransaction, root: int | None, path: str) -> bool:
+    """Tell whether a blob is about to be taken away."""
+    return transaction.get(CONDEMNED, location_key(root, path)) is not None
 
 
 def put_hold(transaction: WriteTransaction, row: HoldRow) -> int:

@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from msgspec import Struct, structs
 
-from kvcatalog.errors import CatalogError, InvalidValueError, NotFoundError
+from kvcatalog.errors import BlobCondemnedError, CatalogError, InvalidValueError, NotFoundError
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import Outcome, Root
 from kvcatalog.schema import (
+    CONDEMNED,
+    CONDEMNED_CODEC,
     META,
     NUMBER_CODEC,
     ROOT_CODEC,
@@ -27,7 +29,7 @@ from kvcatalog.schema import (
 from kvcatalog.store import changes, reading, registering
 from kvcatalog.store.registering import Content, DocumentRequest, VariantRequest
 from kvcatalog.store.roots import Location, RootMap
-from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, Tally
+from kvcatalog.store.tally import BLOB_EPOCH, DOCUMENT_ID, VARIANT_ID, Tally
 from kvcatalog.values import ID_MAX
 
 Row = TypeVar("Row", DocumentRow, VariantRow)
@@ -55,22 +57,26 @@ def register_document(
     transaction: WriteTransaction, request: DocumentRequest, scribe: Scribe
 ) -> tuple[int, DocumentRow, Outcome]:
     """Store a document, or add to what is stored under its key."""
+    _refuse_what_may_be_gone(transaction, request)
     found = reading.find_document(transaction, request.artifact_id, request.source_url, request.resolver)
     if found is None:
+        location = _location(transaction, request.content.storage_uri, request.content.digest, scribe)
         document_id = _next_id(transaction, DOCUMENT_ID)
-        row = registering.new_document(request, _location(request.content, scribe), scribe.now)
+        row = registering.new_document(request, location, scribe.now)
         changes.put_document(transaction, document_id, None, row)
+        _put_links(transaction, document_id, request, scribe)
         return document_id, row, "registered"
     document_id, old = found
     target = Target(document_id)
     outcome = registering.outcome_of(old, request.content)
     row = old
     if _becomes_content(outcome, request):
-        row = registering.touched(_with_content(old, request, outcome, scribe), scribe.now)
+        row = registering.touched(_with_content(transaction, old, request, outcome, scribe), scribe.now)
         changes.put_document(transaction, document_id, old, row)
         _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
         _keep_conflict(transaction, target, request, request.run_id, scribe)
+    _put_links(transaction, document_id, request, scribe)
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
@@ -81,23 +87,27 @@ def register_variant(
     transaction: WriteTransaction, request: VariantRequest, scribe: Scribe
 ) -> tuple[int, VariantRow, Outcome]:
     """Store a variant of a document, or add to what is stored under its name; NotFoundError if there is no document."""
+    _refuse_what_may_be_gone(transaction, request)
     _existing(transaction, request.document_id)
     found = reading.find_variant(transaction, request.document_id, request.name)
     if found is None:
+        location = _location(transaction, request.content.storage_uri, request.content.digest, scribe)
         variant_id = _next_id(transaction, VARIANT_ID)
-        row = registering.new_variant(request, _location(request.content, scribe), scribe.now)
+        row = registering.new_variant(request, location, scribe.now)
         changes.put_variant(transaction, variant_id, None, row)
+        _put_links(transaction, request.document_id, request, scribe)
         return variant_id, row, "registered"
     variant_id, old = found
     target = Target(request.document_id, variant_id, request.name)
     outcome = registering.outcome_of(old, request.content)
     row = old
     if _becomes_content(outcome, request):
-        row = _with_content(old, request, outcome, scribe)
+        row = _with_content(transaction, old, request, outcome, scribe)
         changes.put_variant(transaction, variant_id, old, row)
         _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
         _keep_conflict(transaction, target, request, None, scribe)
+    _put_links(transaction, request.document_id, request, scribe)
     return variant_id, row, outcome
 
 
@@ -110,7 +120,7 @@ def update_document(
 ) -> DocumentRow:
     """Change some fields of a document on purpose; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
-    new = structs.replace(old, **fields, **({} if content is None else _content_fields(content, scribe)))
+    new = structs.replace(old, **fields, **({} if content is None else _content_fields(transaction, content, scribe)))
     if not _differences(old, new, scribe.roots):
         return old
     new = registering.touched(new, scribe.now)
@@ -152,6 +162,13 @@ def record_sighting(transaction: WriteTransaction, document_id: int, run_id: str
     return row.run_id != run_id and changes.put_sighting(transaction, document_id, run_id, seen)
 
 
+def clear_stale(transaction: WriteTransaction, scribe: Scribe) -> None:  # noqa: ARG001 - as every operation
+    """End what was announced by a garbage collection that is no more."""
+    for key, value in list(transaction.items(CONDEMNED)):
+        row = CONDEMNED_CODEC.decode(key, value)
+        changes.clear_condemned(transaction, row.root, row.path)
+
+
 def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Root:
     """Make a root known, or return it; a known UUID elsewhere has moved. InvalidValueError if another root is there."""
     known = {root.uuid: root for root in reading.read_roots(transaction)}
@@ -189,12 +206,30 @@ def _next_id(transaction: WriteTransaction, kind: str) -> int:
     return number
 
 
-def _location(content: Content, scribe: Scribe) -> Location:
-    return scribe.roots.locate(content.storage_uri, content.digest)
+def _refuse_what_may_be_gone(transaction: WriteTransaction, request: DocumentRequest | VariantRequest) -> None:
+    """Raise BlobCondemnedError if blobs were taken away since the caller made sure of this one."""
+    epoch = request.blob_epoch
+    if epoch is not None and epoch != Tally.of(transaction).last(BLOB_EPOCH):
+        raise BlobCondemnedError(f"{request.content.storage_uri}: blobs were taken away since it was stored")
 
 
-def _content_fields(content: Content, scribe: Scribe) -> dict[str, object]:
-    root, path = _location(content, scribe)
+def _location(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:
+    """Return where a blob lies that is about to be referred to; BlobCondemnedError if it is being taken away."""
+    if any(changes.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)):
+        raise BlobCondemnedError(f"{uri}: garbage collection is taking away what lies there")
+    return scribe.roots.locate(uri, digest)
+
+
+def _put_links(
+    transaction: WriteTransaction, document_id: int, request: DocumentRequest | VariantRequest, scribe: Scribe
+) -> None:
+    for uri in request.links:
+        root, path = _location(transaction, uri, None, scribe)
+        changes.put_link(transaction, LinkRow(document_id, root, path or ""))
+
+
+def _content_fields(transaction: WriteTransaction, content: Content, scribe: Scribe) -> dict[str, object]:
+    root, path = _location(transaction, content.storage_uri, content.digest, scribe)
     return {"size": content.size, "digest": content.digest, "root": root, "path": path}
 
 
@@ -202,9 +237,15 @@ def _becomes_content(outcome: Outcome, request: DocumentRequest | VariantRequest
     return outcome == "enriched" or (outcome == "conflict" and request.replaces)
 
 
-def _with_content(old: Row, request: DocumentRequest | VariantRequest, outcome: Outcome, scribe: Scribe) -> Row:
+def _with_content(
+    transaction: WriteTransaction,
+    old: Row,
+    request: DocumentRequest | VariantRequest,
+    outcome: Outcome,
+    scribe: Scribe,
+) -> Row:
     """Return a row with the content of a request, and with its content type where other bytes came."""
-    fields = _content_fields(request.content, scribe)
+    fields = _content_fields(transaction, request.content, scribe)
     if outcome == "conflict" and request.content_type is not None:
         fields["content_type"] = request.content_type
     return structs.replace(old, **fields)
@@ -219,7 +260,8 @@ def _keep_conflict(
 ) -> None:
     content = request.content
     seen = scribe.now if request.created is None else request.created
-    new = ConflictRow(target.variant, content.size, content.digest, *_location(content, scribe), run_id, seen, seen, 1)
+    location = _location(transaction, content.storage_uri, content.digest, scribe)
+    new = ConflictRow(target.variant, content.size, content.digest, *location, run_id, seen, seen, 1)
     old = _known_conflict(transaction, target, new, scribe)
     if old is not None:
         if request.created is not None and old.first_seen <= seen <= old.last_seen:

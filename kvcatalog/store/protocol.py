@@ -9,6 +9,7 @@ durable.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from os import PathLike
 from typing import Literal, Protocol, Self
@@ -16,6 +17,7 @@ from typing import Literal, Protocol, Self
 from kvcatalog.filters import Filter
 from kvcatalog.models import (
     UNSET,
+    CatalogIdentity,
     CatalogStats,
     Conflict,
     DocumentRecord,
@@ -39,6 +41,9 @@ SortOrder = Literal["id", "artifact", "created"]
 
 class CatalogStore(Protocol):
     """The catalog; a context manager, usable from any thread."""
+
+    identity: CatalogIdentity
+    """Which catalog this is."""
 
     def register_or_get(
         self,
@@ -73,10 +78,14 @@ class CatalogStore(Protocol):
         run_id: str | None = None,
         created_at: datetime | None = None,
         on_conflict: OnConflict = "keep",
+        blob_epoch: int | None = None,
+        links: Iterable[str] = (),
     ) -> Registration:
         """Do as `register_or_get` does and tell what was done.
 
-        `on_conflict="replace"` makes other bytes the record's content on purpose.
+        `on_conflict="replace"` makes other bytes the record's content on purpose. `links` are further places of the
+        same blob, which the record then owns. BlobCondemnedError if garbage collection is taking the blob away, or if
+        the epoch is not `blob_epoch` any more: then nothing is stored, and the blob is to be stored again.
         """
         ...
 
@@ -199,8 +208,22 @@ class CatalogStore(Protocol):
         sha256: str | None = None,
         created_at: datetime | None = None,
         on_conflict: OnConflict = "keep",
+        blob_epoch: int | None = None,
+        links: Iterable[str] = (),
     ) -> VariantRegistration:
         """Store another form of a document under its name, with the rules of `register`."""
+        ...
+
+    def blob_epoch(self) -> int:
+        """Return a number that changes whenever blobs may have been taken away.
+
+        Whoever stores a blob asks first, and registers with the answer: so no record refers to a blob that went in
+        between.
+        """
+        ...
+
+    def lease(self, name: str) -> AbstractContextManager[None]:
+        """Hold something for one process of all; CatalogLockedError if another has it. A process that dies lets go."""
         ...
 
     def get_variants(self, document_id: int) -> list[VariantRecord]:

@@ -5,6 +5,7 @@ Digest, size and location describe one content and change only together.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import get_args
 
@@ -36,6 +37,8 @@ class DocumentRequest(Struct, frozen=True, gc=False):
     run_id: str | None
     created: int | None
     replaces: bool
+    blob_epoch: int | None = None
+    links: tuple[str, ...] = ()
 
 
 class VariantRequest(Struct, frozen=True, gc=False):
@@ -47,6 +50,8 @@ class VariantRequest(Struct, frozen=True, gc=False):
     content: Content
     created: int | None
     replaces: bool
+    blob_epoch: int | None = None
+    links: tuple[str, ...] = ()
 
 
 def checked_content(size: int, sha256: str | None, storage_uri: str) -> Content:
@@ -70,6 +75,8 @@ def checked_document(request: RegistrationRequest) -> DocumentRequest:
         values.optional_text("run_id", request.run_id),
         _checked_moment("created_at", request.created_at),
         _replaces(request.on_conflict),
+        request.blob_epoch,
+        _checked_links(request.links),
     )
 
 
@@ -81,6 +88,8 @@ def checked_variant(
     content_type: str | None,
     created_at: datetime | None,
     on_conflict: OnConflict,
+    blob_epoch: int | None,
+    links: Iterable[str],
 ) -> VariantRequest:
     """Return a request in its stored form; InvalidValueError names the field that cannot be stored."""
     return VariantRequest(
@@ -90,6 +99,8 @@ def checked_variant(
         content,
         _checked_moment("created_at", created_at),
         _replaces(on_conflict),
+        blob_epoch,
+        _checked_links(links),
     )
 
 
@@ -139,6 +150,10 @@ def touched(row: DocumentRow, now: int) -> DocumentRow:
 
 def _checked_moment(field: str, moment: datetime | None) -> int | None:
     return None if moment is None else to_micros(values.moment(field, moment))
+
+
+def _checked_links(links: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values.required_text("links", uri) for uri in links)
 
 
 def _replaces(on_conflict: OnConflict) -> bool:

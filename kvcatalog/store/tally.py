@@ -9,6 +9,7 @@ DOCUMENT_ID = "last document id"
 VARIANT_ID = "last variant id"
 JOURNAL_SEQUENCE = "last journal sequence"
 HOLD_ID = "last hold id"
+BLOB_EPOCH = "blob epoch"
 
 
 def read_counter(transaction: ReadTransaction, name: str, label: str = "") -> CounterRow:
@@ -33,6 +34,10 @@ class Tally:
         """Return the next id of a kind; it is never given again once the transaction has committed."""
         row = self._rows[name, ""] = self._row(name, "").plus(1, 0)
         return row.count
+
+    def last(self, name: str) -> int:
+        """Return the last id of a kind that was given, 0 if none was."""
+        return self._row(name, "").count
 
     def write(self) -> None:
         """Put the counters back; those of nothing are removed."""

@@ -1,0 +1,427 @@
+"""The end of a download: its bytes are stored under their layout, and a record of them is made, in one safe step.
+
+The order is what makes it safe: the blob is durable before its record, and the temporary file is kept until the record
+is. Killed in between, a call is simply made again: it finds what is there, and nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from msgspec import Struct, structs
+
+from kvcatalog import layout, telemetry, values
+from kvcatalog.blobs import BlobStore, LocalFile, Publication, new_label, translated
+from kvcatalog.digest import HashingWriter
+from kvcatalog.errors import (
+    BlobCondemnedError,
+    DigestMismatchError,
+    InvalidValueError,
+    NotFoundError,
+    RootUnreachableError,
+    StorageFailedError,
+)
+from kvcatalog.filters import Condition, Filter
+from kvcatalog.models import DocumentRecord, Outcome, Registration, VariantRecord, VariantRegistration
+from kvcatalog.storage import forget_storage, open_storage
+from kvcatalog.uris import file_path, file_uri
+
+if TYPE_CHECKING:
+    from kvcatalog.config import CatalogConfig, StorageConfig
+    from kvcatalog.store.protocol import CatalogStore
+
+Source = str | os.PathLike[str] | BinaryIO | HashingWriter
+
+_READ_BYTES = 1 << 20
+_TWINS_MAX = 4
+_WAIT_SECONDS_FIRST = 0.002
+_WAIT_SECONDS_MAX = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+class DownloadOutcome(Struct, frozen=True):
+    """What became of a download.
+
+    `ok` with the classification `success`: the bytes lie at `storage_uri` (`path` on this host's disk, None elsewhere),
+    and `record` is what the catalog has under the key, None if it is off. `registration` tells what the registration
+    did; after `conflict` the record is still the old content, and the new one is kept beside it. `dedup_hit`: no bytes
+    were stored, since the same content was there. `meta` holds content_type, bytes and sha256 of what came.
+
+    Not `ok` with `error`: what came has not the digest or size that it should have (`reason`), it lies in quarantine at
+    `storage_uri`, and nothing was registered. `link_refused` says why bytes were copied where a hard link was wanted.
+    """
+
+    ok: bool
+    classification: Literal["success", "error"]
+    path: str | None
+    storage_uri: str | None
+    record: DocumentRecord | VariantRecord | None
+    dedup_hit: bool
+    meta: dict[str, str | int | None]
+    reason: Literal["conflict", "digest-mismatch", "size-mismatch"] | None = None
+    registration: Outcome | None = None
+    link_refused: str | None = None
+
+
+def finalize_candidate_download(
+    source: Source,
+    *,
+    artifact_id: str,
+    source_url: str,
+    resolver: str,
+    content_type: str | None = None,
+    run_id: str | None = None,
+    variant: str | None = None,
+    sha256: str | None = None,
+    catalog: CatalogStore | None = None,
+    cfg_storage: StorageConfig | None = None,
+    cfg_catalog: CatalogConfig | None = None,
+) -> DownloadOutcome:
+    """Store a download and register it; on return blob and record are durable and a temporary file is gone.
+
+    `source` is the path of a temporary file, a closed HashingWriter, or a binary stream, which is read to its end. A
+    file on the root's own device becomes the blob, without a copy; it must not be written to any more. `sha256` is the
+    digest that it should have. A `variant` is another form of the document under the key, which must be registered.
+    Without a catalog, or with `enabled` off, the file is stored by its layout and nothing more is done.
+
+    Safe from many threads and processes at once. Raises InvalidValueError for bad values and for a source that is no
+    regular file, NotFoundError for a variant without a document, UnsafePathError where a symbolic link lies in the way,
+    RootUnreachableError, RootOwnershipError, and the errors of storage and catalog; the source is then still there.
+    """
+    from kvcatalog.config import CatalogConfig, StorageConfig
+
+    cfg_catalog = cfg_catalog or CatalogConfig()
+    candidate = _Candidate(
+        artifact_id=values.required_text("artifact_id", artifact_id),
+        source_url=values.required_text("source_url", source_url),
+        resolver=values.required_text("resolver", resolver),
+        content_type=values.optional_text("content_type", content_type),
+        run_id=values.optional_text("run_id", run_id),
+        variant=values.optional_text("variant", variant),
+    )
+    declared = values.digest("sha256", sha256)
+    active = catalog if cfg_catalog.enabled else None
+    config = cfg_storage or StorageConfig()
+    store = open_storage(config, active)
+    try:
+        is_wanted = active is not None and cfg_catalog.compute_sha256
+        hashing = config.layout == "cas" or declared is not None or is_wanted
+        with _local_file(source, store, hashing=hashing) as file:
+            reads_back = active is not None and cfg_catalog.verify_on_register
+            work = _Finalizing(store, config, active, candidate=candidate, file=file, reads_back=reads_back)
+            sha256 = file.sha256() if hashing or reads_back else None
+            if isinstance(source, HashingWriter) and source.size != file.size:
+                outcome = work.set_aside("size-mismatch")
+            elif declared not in {None, sha256}:
+                outcome = work.set_aside("digest-mismatch")
+            else:
+                outcome = work.finished(sha256)
+            _remove_source(file, outcome, active)
+    except RootUnreachableError:
+        forget_storage(store)
+        raise
+    return outcome
+
+
+class _Candidate(Struct, frozen=True):
+    artifact_id: str
+    source_url: str
+    resolver: str
+    content_type: str | None
+    run_id: str | None
+    variant: str | None
+
+    @property
+    def path(self) -> str:
+        """Where people find it."""
+        name = layout.basename_of(self.source_url, content_type=self.content_type, variant=self.variant)
+        return layout.policy_relative_path(self.artifact_id, name)
+
+
+class _Stored(Struct, frozen=True):
+    """A blob that is in its place, and further places of it."""
+
+    local_path: str | None
+    uri: str
+    publication: Publication
+    links: tuple[str, ...] = ()
+
+
+class _Finalizing:
+    """One call: what it works on, and its steps."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        config: StorageConfig,
+        catalog: CatalogStore | None,
+        *,
+        candidate: _Candidate,
+        file: LocalFile,
+        reads_back: bool,
+    ) -> None:
+        self.store = store
+        self.config = config
+        self.catalog = catalog
+        self.candidate = candidate
+        self.file = file
+        self.reads_back = reads_back
+        self.size = file.size
+
+    def finished(self, sha256: str | None) -> DownloadOutcome:
+        """Store and register, again as long as garbage collection gets in between."""
+        wait = _WAIT_SECONDS_FIRST
+        while True:
+            try:
+                return self._attempt(sha256)
+            except DigestMismatchError:
+                return self.set_aside("digest-mismatch")
+            except BlobCondemnedError:
+                time.sleep(wait)
+                wait = min(2 * wait, _WAIT_SECONDS_MAX)
+
+    def _attempt(self, sha256: str | None) -> DownloadOutcome:
+        if self.catalog is None:
+            return self._outcome(self._store(sha256, None), sha256, None)
+        epoch = self.catalog.blob_epoch()
+        document = self._document(self.catalog)
+        known = self._known(self.catalog, document)
+        same = known if known is not None and sha256 is not None and known.sha256 == sha256 else None
+        stored = self._stored_elsewhere(same) or self._store(sha256, same)
+        if same is not None and stored.uri != same.storage_uri:
+            stored = structs.replace(stored, links=(*stored.links, stored.uri))  # the record has a further copy now
+        registration = self._register(self.catalog, document, stored, sha256, epoch)
+        return self._outcome(stored, sha256, registration)
+
+    def _document(self, catalog: CatalogStore) -> DocumentRecord | None:
+        facts = self.candidate
+        document = catalog.get(artifact_id=facts.artifact_id, source_url=facts.source_url, resolver=facts.resolver)
+        if document is None and facts.variant is not None:
+            raise NotFoundError(f"there is no document of which {facts.variant!r} could be a variant")
+        return document
+
+    def _known(self, catalog: CatalogStore, document: DocumentRecord | None) -> DocumentRecord | VariantRecord | None:
+        """Return what the catalog has under the key."""
+        if document is None or self.candidate.variant is None:
+            return document
+        variants = catalog.get_variants(document.id)
+        return next((each for each in variants if each.variant == self.candidate.variant), None)
+
+    def _stored_elsewhere(self, same: DocumentRecord | VariantRecord | None) -> _Stored | None:
+        """Return the known place of the content if that is a file outside this root, and it is there."""
+        path = None if same is None else file_path(same.storage_uri)
+        if same is None or path is None or self.store.path_of(same.storage_uri) is not None:
+            return None
+        with suppress(OSError, InvalidValueError), LocalFile.open(path) as there:
+            if there.size == self.size and (not self.reads_back or there.read_sha256() == same.sha256):
+                return _Stored(path, same.storage_uri, Publication("present"))
+        return None
+
+    def _store(self, sha256: str | None, same: DocumentRecord | VariantRecord | None) -> _Stored:
+        """Bring the bytes to their place, in which they may lie already."""
+        place = None if same is None else self._own_place(same)
+        if place is not None:
+            return self._stored(place, self._publish(place, sha256, owned=True))
+        if self.config.layout == "cas":
+            path = layout.cas_relative_path(self.config.cas_prefix, bytes.fromhex(sha256 or self.file.sha256()))
+            publication = self._publish(path, sha256, owned=True)
+            return self._stored(path, publication, self._link(path) if self.config.policy_links else ())
+        twins = self._twins(sha256)
+        for path in layout.distinct_paths(self.candidate.path, self.file.sha256):
+            publication = self._publish(path, sha256, twins=tuple(twin for twin in twins if twin != path))
+            if publication.state != "taken":
+                return self._stored(path, publication)
+        raise StorageFailedError(f"{self.store.uri_of(self.candidate.path)}: other content lies at every name for it")
+
+    def _stored(self, path: str, publication: Publication, links: tuple[str, ...] = ()) -> _Stored:
+        return _Stored(self.store.local_path(path), self.store.uri_of(path), publication, links)
+
+    def _own_place(self, known: DocumentRecord | VariantRecord) -> str | None:
+        """Return the path at which a known content lies below this root, if it is no other content's as well."""
+        path = self.store.path_of(known.storage_uri)
+        if path is None or self.catalog is None:
+            return None
+        digests = {record.sha256 for record in self.catalog.get_by_storage_uri(known.storage_uri)}
+        digests |= {variant.sha256 for variant in self.catalog.get_variants_by_storage_uri(known.storage_uri)}
+        return path if digests <= {known.sha256} else None
+
+    def _publish(
+        self, path: str, sha256: str | None, *, owned: bool = False, twins: tuple[str, ...] = ()
+    ) -> Publication:
+        publication = self.store.publish(
+            self.file,
+            path,
+            sha256=sha256,
+            content_addressed=owned,
+            read_back=self.reads_back,
+            twins=twins,
+            content_type=self.candidate.content_type,
+        )
+        if publication.quarantined is not None:
+            telemetry.verify_failed()
+            _log.warning(
+                "%s held other bytes than its record says; they are at %s now",
+                self.store.uri_of(path),
+                self.store.uri_of(publication.quarantined),
+            )
+        if publication.refused is not None:
+            _log.info("%s: copied, not linked: %s", self.store.uri_of(path), publication.refused)
+        return publication
+
+    def _twins(self, sha256: str | None) -> tuple[str, ...]:
+        """Return where the same content lies below this root, the latest first: the oldest may be full of links."""
+        if sha256 is None or self.catalog is None or not self.config.hardlink_dedup:
+            return ()
+        same = Filter((Condition("sha256", "=", sha256),))
+        page = self.catalog.search(same, sort="id", reverse=True, limit=_TWINS_MAX)
+        uris = [record.storage_uri for record in page.records]
+        paths = (self.store.path_of(uri) for uri in dict.fromkeys(uris))
+        return tuple(path for path in paths if path is not None)
+
+    def _link(self, path: str) -> tuple[str, ...]:
+        """Give a content-addressed blob a readable name as well, where links are to be had, and return its URI."""
+        for name in layout.distinct_paths(self.candidate.path, self.file.sha256):
+            linked = self.store.link(path, name)
+            if linked.refused is not None:
+                _log.info("%s: has no readable name: %s", self.store.uri_of(path), linked.refused)
+                break
+            if linked.state != "taken":
+                return (self.store.uri_of(name),)
+        return ()
+
+    def _register(
+        self,
+        catalog: CatalogStore,
+        document: DocumentRecord | None,
+        stored: _Stored,
+        sha256: str | None,
+        epoch: int,
+    ) -> Registration | VariantRegistration:
+        facts = self.candidate
+        if document is not None and facts.variant is not None:
+            return catalog.register_variant(
+                document_id=document.id,
+                variant=facts.variant,
+                storage_uri=stored.uri,
+                bytes=self.size,
+                content_type=facts.content_type,
+                sha256=sha256,
+                blob_epoch=epoch,
+                links=stored.links,
+            )
+        return catalog.register(
+            artifact_id=facts.artifact_id,
+            source_url=facts.source_url,
+            resolver=facts.resolver,
+            content_type=facts.content_type,
+            bytes=self.size,
+            sha256=sha256,
+            storage_uri=stored.uri,
+            run_id=facts.run_id,
+            blob_epoch=epoch,
+            links=stored.links,
+        )
+
+    def _outcome(
+        self, stored: _Stored, sha256: str | None, registration: Registration | VariantRegistration | None
+    ) -> DownloadOutcome:
+        publication = stored.publication
+        is_new = registration is not None and registration.outcome != "existing"
+        dedup_hit = is_new and (publication.state == "present" or publication.how == "linked")
+        if dedup_hit:
+            telemetry.dedup_hit(self.candidate.resolver)
+        return DownloadOutcome(
+            ok=True,
+            classification="success",
+            path=stored.local_path,
+            storage_uri=stored.uri,
+            record=None if registration is None else registration.record,
+            dedup_hit=dedup_hit,
+            meta=self._meta(sha256),
+            reason="conflict" if registration is not None and registration.outcome == "conflict" else None,
+            registration=None if registration is None else registration.outcome,
+            link_refused=publication.refused,
+        )
+
+    def set_aside(self, reason: Literal["digest-mismatch", "size-mismatch"]) -> DownloadOutcome:
+        """Put what is not what it should be into quarantine."""
+        path = layout.set_aside_path(layout.QUARANTINE_PATH, new_label(), self.candidate.path)
+        self.store.publish(self.file, path, sha256=None)
+        telemetry.verify_failed()
+        uri = self.store.uri_of(path)
+        _log.warning("%s: %s; what came lies at %s", self.candidate.source_url, reason, uri)
+        return DownloadOutcome(
+            ok=False,
+            classification="error",
+            path=self.store.local_path(path),
+            storage_uri=uri,
+            record=None,
+            dedup_hit=False,
+            meta=self._meta(self.file.read_sha256()),
+            reason=reason,
+        )
+
+    def _meta(self, sha256: str | None) -> dict[str, str | int | None]:
+        return {"content_type": self.candidate.content_type, "bytes": self.size, "sha256": sha256}
+
+
+@contextmanager
+def _local_file(source: Source, store: BlobStore, *, hashing: bool) -> Iterator[LocalFile]:
+    """Open what is to be stored; a stream is written to a file without a name first, and hashed on the way."""
+    if isinstance(source, HashingWriter):
+        path, known = source.path, source.sha256
+    elif isinstance(source, str | os.PathLike):
+        path, known = os.fspath(source), None
+    else:
+        writer, file = store.staging_file()
+        with file:
+            with writer:
+                file.known_sha256 = _spool(source, writer, store.uri, hashing=hashing)
+            yield file
+        return
+    try:
+        file = LocalFile.open(path, known)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise InvalidValueError("source", f"{path!r} cannot be read: {error}") from error
+    with file:
+        yield file
+
+
+def _spool(source: BinaryIO, target: BinaryIO, place: str, *, hashing: bool) -> str | None:
+    """Copy a stream to its end and return its digest; errors of the source pass as they are."""
+    hasher = hashlib.sha256() if hashing else None
+    while data := source.read(_READ_BYTES):
+        if hasher is not None:
+            hasher.update(data)
+        with translated(place):
+            target.write(data)
+    with translated(place):
+        target.flush()
+    return None if hasher is None else hasher.hexdigest()
+
+
+def _remove_source(file: LocalFile, outcome: DownloadOutcome, catalog: CatalogStore | None) -> None:
+    """Remove a temporary file that is not needed any more, unless its name is a blob's."""
+    if file.path is None:
+        return
+    if outcome.path is not None and os.path.realpath(file.path) == os.path.realpath(outcome.path):
+        return
+    if catalog is not None:
+        uri = file_uri(file.path)
+        if catalog.get_by_storage_uri(uri) or catalog.get_variants_by_storage_uri(uri):
+            return
+    try:
+        os.unlink(file.path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _log.warning("%s is stored, but cannot be removed: %s", file.path, error)

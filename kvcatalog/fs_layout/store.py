@@ -1,0 +1,193 @@
+"""The blobs below one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import BinaryIO
+
+from kvcatalog import layout, uris
+from kvcatalog.blobs import BlobStat, LocalFile, Marker, Publication
+from kvcatalog.errors import BlobNotFoundError, InvalidValueError, RootUnreachableError
+from kvcatalog.fs_layout import placing
+from kvcatalog.fs_layout.folders import READ, RootFolder, regular_status, rename_exclusively
+
+_MARKER_BYTES_MAX = 4096
+
+
+class FileBlobStore:
+    """A BlobStore in a folder; a relative one is made absolute here and now.
+
+    The folder is held open from its first use on. Once another one has come to its place, every call raises
+    RootUnreachableError, since what was found out about the old one holds no more.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = uris.absolute_path(root)
+        self.uri = uris.uri_of(self.root).removesuffix("/")
+        self._root = RootFolder(self.root)
+
+    def uri_of(self, path: str) -> str:
+        """See BlobStore."""
+        return uris.uri_of(os.path.join(self.root, layout.checked_path(path)))
+
+    def path_of(self, uri: str) -> str | None:
+        """See BlobStore."""
+        local = uris.file_path(uri)
+        start = self.root.removesuffix("/") + "/"
+        return local[len(start) :] if local is not None and local.startswith(start) and local != start else None
+
+    def local_path(self, path: str) -> str | None:
+        """See BlobStore."""
+        return os.path.join(self.root, layout.checked_path(path))
+
+    def prepare(self) -> None:
+        """See BlobStore."""
+        self._root.make()
+
+    def read_marker(self) -> Marker | None:
+        """See BlobStore."""
+        if not os.path.lexists(self.root):
+            return None
+        try:
+            with self.open(layout.MARKER_PATH) as stream:
+                data = stream.read(_MARKER_BYTES_MAX)
+        except BlobNotFoundError:
+            return None
+        try:
+            facts = json.loads(data)
+            return Marker(str(facts["uuid"]), str(facts["catalog"]), int(facts["generation"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RootUnreachableError(f"{self.root}: its marker {layout.MARKER_PATH} cannot be read") from error
+
+    def write_marker(self, marker: Marker, *, replace: bool = False) -> Marker:
+        """See BlobStore."""
+        self.prepare()
+        facts = {"uuid": marker.uuid, "catalog": marker.catalog, "generation": marker.generation}
+        text = json.dumps({"format": 1, **facts}, indent=1) + "\n"
+        with self._root.folder_of(layout.MARKER_PATH, create=True) as (folder, name):
+            with self._root.staged_name() as (staging, staged, descriptor):
+                os.write(descriptor, text.encode())
+                os.fsync(descriptor)
+                if replace:
+                    os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=folder)
+                else:
+                    with suppress(FileExistsError):
+                        rename_exclusively(staging, staged, folder, name)
+            os.fsync(folder)
+        return self.read_marker() or marker
+
+    def staging_file(self) -> tuple[BinaryIO, LocalFile]:
+        """See BlobStore."""
+        descriptor = self._root.nameless()
+        try:
+            return os.fdopen(os.dup(descriptor), "wb"), LocalFile(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def publish(
+        self,
+        file: LocalFile,
+        path: str,
+        *,
+        sha256: str | None,
+        content_addressed: bool = False,
+        read_back: bool = False,
+        twins: Sequence[str] = (),
+        content_type: str | None = None,  # noqa: ARG002 - a file has no place for it
+    ) -> Publication:
+        """See BlobStore."""
+        return placing.publish(
+            self._root, placing.Order(file, path, sha256, content_addressed, read_back, tuple(twins))
+        )
+
+    def link(self, path: str, target: str) -> Publication:
+        """See BlobStore."""
+        return placing.link(self._root, path, target)
+
+    def open(self, path: str) -> BinaryIO:
+        """See BlobStore."""
+        place = self.local_path(path) or path
+        try:
+            with self._root.folder_of(path) as (folder, name):
+                regular_status(folder, name, place)
+                return os.fdopen(os.open(name, READ, dir_fd=folder), "rb", buffering=0)
+        except FileNotFoundError as error:
+            raise BlobNotFoundError(f"{place}: there is no such blob") from error
+
+    def stat(self, path: str) -> BlobStat | None:
+        """See BlobStore."""
+        try:
+            with self._root.folder_of(path) as (folder, name):
+                status = regular_status(folder, name, self.local_path(path) or path)
+        except FileNotFoundError:
+            return None
+        return None if status is None else _blob_stat(path, status)
+
+    def walk(self, folder: str = "") -> Iterator[BlobStat]:
+        """See BlobStore."""
+        with suppress(FileNotFoundError), self._root.folder(folder) as top:
+            yield from _walk(top, f"{folder}/" if folder else "")
+
+    def move(self, path: str, target: str) -> None:
+        """See BlobStore."""
+        place = self.local_path(path) or path
+        try:
+            with (
+                self._root.folder_of(path) as (folder, name),
+                self._root.folder_of(target, create=True) as (to, new_name),
+            ):
+                regular_status(folder, name, place)
+                rename_exclusively(folder, name, to, new_name)
+                os.fsync(to)
+                os.fsync(folder)
+        except FileExistsError as error:
+            raise InvalidValueError("target", f"{self.local_path(target)} is taken") from error
+        except FileNotFoundError as error:
+            raise BlobNotFoundError(f"{place}: there is no such blob") from error
+
+    def delete(self, path: str) -> bool:
+        """See BlobStore."""
+        try:
+            with self._root.folder_of(path) as (folder, name):
+                if regular_status(folder, name, self.local_path(path) or path) is None:
+                    return False
+                os.unlink(name, dir_fd=folder)
+                os.fsync(folder)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sweep_staging(self) -> None:
+        """Remove what processes left here that are no more."""
+        self._root.sweep_staging()
+
+    def close(self) -> None:
+        """See BlobStore."""
+        self._root.close()
+
+
+def _blob_stat(path: str, status: os.stat_result) -> BlobStat:
+    return BlobStat(path, status.st_size, status.st_mtime_ns // 1000, None, status.st_nlink)
+
+
+def _walk(folder: int, start: str) -> Iterator[BlobStat]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):
+                    yield _blob_stat(start + entry.name, entry.stat(follow_symlinks=False))
+            elif entry.is_dir(follow_symlinks=False) and start + entry.name != layout.OURS:
+                try:
+                    below = os.open(
+                        entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+                    )
+                except FileNotFoundError:
+                    continue
+                try:
+                    yield from _walk(below, f"{start}{entry.name}/")
+                finally:
+                    os.close(below)

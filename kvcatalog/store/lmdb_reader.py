@@ -1,0 +1,287 @@
+"""What a catalog in an LMDB environment answers without writing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar, get_args
+
+from kvcatalog import values
+from kvcatalog.errors import (
+    CatalogClosedError,
+    InvalidValueError,
+    NotFoundError,
+)
+from kvcatalog.filters import Condition, Filter
+from kvcatalog.kv.environment import Environment
+from kvcatalog.kv.transaction import ReadTransaction
+from kvcatalog.models import (
+    CatalogStats,
+    Conflict,
+    DocumentRecord,
+    DuplicateGroup,
+    JournalEntry,
+    Page,
+    Possession,
+    Root,
+    Sighting,
+    VariantRecord,
+)
+from kvcatalog.store import listing, reading, searching
+from kvcatalog.store.protocol import HaveKind, SortOrder
+from kvcatalog.store.roots import RootMap
+from kvcatalog.store.tally import BLOB_EPOCH, read_counter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Item = TypeVar("Item")
+Position = TypeVar("Position")
+
+_HAVE_ITEMS = 256
+"""Items that one snapshot of `have` answers."""
+
+_EVERYTHING = Filter()
+
+
+class LmdbReader:
+    """What a catalog in an LMDB environment answers; LmdbCatalog adds what it changes."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._roots = reading.RootCache()
+        self._closed = False
+        with self._read() as transaction:
+            self.identity = reading.read_identity(transaction)
+
+    @property
+    def path(self) -> Path:
+        """The folder in which the catalog lies, absolute."""
+        from pathlib import Path
+
+        return Path(self._environment.path)
+
+    def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None:
+        """See CatalogStore."""
+        values.required_text("artifact_id", artifact_id)
+        values.required_text("source_url", source_url)
+        values.required_text("resolver", resolver)
+        with self._read() as transaction:
+            found = reading.find_document(transaction, artifact_id, source_url, resolver)
+            return None if found is None else reading.document_record(*found, self._roots.at(transaction))
+
+    def get_by_id(self, record_id: int) -> DocumentRecord | None:
+        """See CatalogStore."""
+        values.record_id("record_id", record_id)
+        with self._read() as transaction:
+            row = reading.document_row(transaction, record_id)
+            return None if row is None else reading.document_record(record_id, row, self._roots.at(transaction))
+
+    def get_by_artifact(self, artifact_id: str) -> list[DocumentRecord]:
+        """See CatalogStore."""
+        values.required_text("artifact_id", artifact_id)
+        with self._read() as transaction:
+            return listing.documents_of_artifact(transaction, artifact_id, self._roots.at(transaction))
+
+    def get_by_sha256(self, sha256: str) -> list[DocumentRecord]:
+        """See CatalogStore."""
+        digest = _digest(sha256)
+        with self._read() as transaction:
+            return listing.documents_of_digest(transaction, digest, self._roots.at(transaction))
+
+    def get_by_url(self, source_url: str) -> list[DocumentRecord]:
+        """See CatalogStore."""
+        values.required_text("source_url", source_url)
+        with self._read() as transaction:
+            return listing.documents_of_url(transaction, source_url, self._roots.at(transaction))
+
+    def get_by_storage_uri(self, storage_uri: str) -> list[DocumentRecord]:
+        """See CatalogStore."""
+        values.required_text("storage_uri", storage_uri)
+        with self._read() as transaction:
+            return listing.documents_at(transaction, storage_uri, self._roots.at(transaction))
+
+    def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
+        """See CatalogStore."""
+        return self.iter_records(Filter((Condition("run", "=", values.required_text("run_id", run_id)),)))
+
+    def get_by_content_type(self, content_type: str) -> Iterator[DocumentRecord]:
+        """See CatalogStore."""
+        media_type = values.media_type(values.required_text("content_type", content_type))
+        if media_type is None:
+            raise InvalidValueError("content_type", f"{content_type!r} names no media type")
+        return self.iter_records(Filter((Condition("type", "=", media_type),)))
+
+    def digests(self, prefix: str, *, limit: int = 10) -> list[str]:
+        """See CatalogStore."""
+        values.positive("limit", limit)
+        with self._read() as transaction:
+            return listing.digests(transaction, values.digest_prefix("prefix", prefix), limit)
+
+    def have(self, items: Iterable[str | os.PathLike[str]], *, kind: HaveKind = "any") -> Iterator[Possession]:
+        """See CatalogStore."""
+        values.choice("kind", kind, get_args(HaveKind))
+        waiting = iter(items)
+        while batch := [_question(item, kind) for item in islice(waiting, _HAVE_ITEMS)]:
+            with self._read() as transaction:
+                roots = self._roots.at(transaction)
+                answers = [listing.possession(transaction, *question, roots) for question in batch]
+            yield from answers
+
+    def search(
+        self,
+        where: Filter | None = None,
+        *,
+        sort: SortOrder | None = None,
+        reverse: bool = False,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Page:
+        """See CatalogStore."""
+        values.positive("limit", limit)
+        where = where or _EVERYTHING
+        walk = searching.plan(where, sort)
+        position = searching.position(after, walk, reverse=reverse)
+        found: list[tuple[searching.Position, DocumentRecord]] = []
+        while True:
+            with self._read() as transaction:
+                more, position = searching.step(
+                    transaction,
+                    walk,
+                    where,
+                    self._roots.at(transaction),
+                    after=position,
+                    reverse=reverse,
+                    limit=limit + 1 - len(found),
+                )
+            found += more
+            if position is None or len(found) > limit:
+                break
+        # One record more than asked for tells whether there is a next page.
+        last = found[limit - 1][0] if len(found) > limit else None
+        records = tuple(record for _, record in found[:limit])
+        return Page(records, searching.token(walk, last, reverse=reverse))
+
+    def iter_records(self, where: Filter | None = None) -> Iterator[DocumentRecord]:
+        """See CatalogStore."""
+        where = where or _EVERYTHING
+        walk = searching.plan(where, "id")
+
+        def step(
+            transaction: ReadTransaction, roots: RootMap, after: searching.Position | None
+        ) -> tuple[list[DocumentRecord], searching.Position | None]:
+            found, position = searching.step(
+                transaction, walk, where, roots, after=after, reverse=False, limit=searching.STEP_ROWS
+            )
+            return [record for _, record in found], position
+
+        return self._stepwise(step)
+
+    def find_duplicates(self, *, variants: bool = False) -> Iterator[DuplicateGroup]:
+        """See CatalogStore."""
+        return self._stepwise(lambda txn, _, after: listing.duplicate_groups(txn, after, variants=variants))
+
+    def stats(self) -> CatalogStats:
+        """See CatalogStore."""
+        file_bytes, used_bytes = self._environment.file_figures()
+        with self._read() as transaction:
+            return listing.stats(transaction, file_bytes=file_bytes, used_bytes=used_bytes)
+
+    def blob_epoch(self) -> int:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return read_counter(transaction, BLOB_EPOCH).count
+
+    def get_variants(self, document_id: int) -> list[VariantRecord]:
+        """See CatalogStore."""
+        values.record_id("document_id", document_id)
+        with self._read() as transaction:
+            roots = self._roots.at(transaction)
+            return [reading.variant_record(*found, roots) for found in reading.variant_rows(transaction, document_id)]
+
+    def get_variants_by_sha256(self, sha256: str) -> list[VariantRecord]:
+        """See CatalogStore."""
+        digest = _digest(sha256)
+        with self._read() as transaction:
+            return listing.variants_of_digest(transaction, digest, self._roots.at(transaction))
+
+    def get_variants_by_storage_uri(self, storage_uri: str) -> list[VariantRecord]:
+        """See CatalogStore."""
+        values.required_text("storage_uri", storage_uri)
+        with self._read() as transaction:
+            return listing.variants_at(transaction, storage_uri, self._roots.at(transaction))
+
+    def get_sightings(self, *, run_id: str | None = None, document_id: int | None = None) -> Iterator[Sighting]:
+        """See CatalogStore."""
+        run_id = values.optional_text("run_id", run_id)
+        if document_id is not None:
+            values.record_id("document_id", document_id)
+        return self._stepwise(
+            lambda txn, _, after: listing.sightings(txn, after, run_id=run_id, document_id=document_id)
+        )
+
+    def get_conflicts(self, document_id: int | None = None) -> Iterator[Conflict]:
+        """See CatalogStore."""
+        if document_id is not None:
+            values.record_id("document_id", document_id)
+        return self._stepwise(lambda txn, roots, after: listing.conflicts(txn, roots, after, document_id))
+
+    def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
+        """See CatalogStore."""
+        values.size("after", after)
+        if document_id is not None:
+            values.record_id("document_id", document_id)
+        return self._stepwise(
+            lambda txn, _, position: listing.journal(txn, after if position is None else position, document_id)
+        )
+
+    def roots(self) -> list[Root]:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return reading.read_roots(transaction)
+
+    def _read(self) -> ReadTransaction:
+        if self._closed:
+            raise CatalogClosedError(f"{self._environment.path} is closed")
+        return self._environment.read()
+
+    def _stepwise(
+        self, step: Callable[[ReadTransaction, RootMap, Position | None], tuple[list[Item], Position | None]]
+    ) -> Iterator[Item]:
+        """Yield what a bounded step gives, each in a transaction of its own, until it says that this was all."""
+        position = None
+        while True:
+            with self._read() as transaction:
+                items, position = step(transaction, self._roots.at(transaction), position)
+            yield from items
+            if position is None:
+                return
+
+
+def _digest(sha256: str) -> bytes:
+    return bytes.fromhex(values.digest("sha256", values.required_text("sha256", sha256)) or "")
+
+
+def _question(item: str | os.PathLike[str], kind: HaveKind) -> tuple[str, HaveKind, str]:
+    """Return an item as text, what it is taken for, and what is looked up."""
+    if not isinstance(item, str | os.PathLike):
+        raise InvalidValueError("item", f"must be text or a path, not {type(item).__name__}")
+    text = os.fspath(item)
+    if kind == "file" or (kind == "any" and not isinstance(item, str)):
+        return text, "file", _digest_of_file(text)
+    values.required_text("item", text)
+    if kind == "digest":
+        values.digest("item", text)
+    return text, kind, text
+
+
+def _digest_of_file(path: str) -> str:
+    from kvcatalog.digest import sha256_file
+
+    try:
+        return sha256_file(path)[0]
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise InvalidValueError("item", f"{path!r} cannot be read: {error}") from error
