@@ -269,6 +269,8 @@ class BlobStoreContract:
             store.delete,
             lambda path: store.move(path, "c"),
             lambda path: store.move("a/b", path),
+            lambda path: store.link(path, "c"),
+            lambda path: store.link("a/b", path),
             store.uri_of,
             store.local_path,
             lambda path: list(store.walk(path or "/")),  # without a folder everything is walked
