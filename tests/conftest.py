@@ -12,6 +12,8 @@ from kvcatalog.kv import engine
 from kvcatalog.kv.environment import Environment
 from tests.support import close_all, made
 
+pytest_plugins = ("tests.servers",)
+
 
 @pytest.fixture(params=[engine.ENGINE_0_9, engine.ENGINE_1_0], ids=["engine-0.9", "engine-1.0"])
 def engine_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
