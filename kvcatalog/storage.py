@@ -79,7 +79,11 @@ def adopt_root(config: StorageConfig, catalog: CatalogStore) -> Root:
 
 
 def _store(config: StorageConfig) -> BlobStore:
-    return FileBlobStore(config.root_dir)
+    if config.backend == "fs":
+        return FileBlobStore(config.root_dir)
+    from kvcatalog.s3_layout import S3BlobStore
+
+    return S3BlobStore.from_config(config)
 
 
 def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> BlobStore:

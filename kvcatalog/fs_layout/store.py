@@ -37,7 +37,11 @@ class FileBlobStore:
         """See BlobStore."""
         local = uris.file_path(uri)
         start = self.root.removesuffix("/") + "/"
-        return local[len(start) :] if local is not None and local.startswith(start) and local != start else None
+        if local is None or not local.startswith(start):
+            return None
+        path = local[len(start) :]
+        # One that was not written in normal form (`a/../b`, `a//b`) lost slashes on the way.
+        return path if path and uri.count("/") == self.uri_of(path).count("/") else None
 
     def local_path(self, path: str) -> str | None:
         """See BlobStore."""
@@ -129,6 +133,8 @@ class FileBlobStore:
 
     def walk(self, folder: str = "") -> Iterator[BlobStat]:
         """See BlobStore."""
+        if folder:
+            layout.checked_path(folder)
         with suppress(FileNotFoundError), self._root.folder(folder) as top:
             yield from _walk(top, f"{folder}/" if folder else "")
 
