@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from uuid import uuid4
 
 from kvcatalog.blobs import BlobStore, Marker
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from kvcatalog.store.protocol import CatalogStore
 
 _KEPT_OPEN_MAX = 32
+
+
+RootState = Literal["ok", "unreachable", "of another catalog", "of another generation"]
+"""`unreachable`: its folder, bucket or marker is not there, or another root is; nothing is said to be lost."""
 
 
 class _Key(NamedTuple):
@@ -78,12 +82,37 @@ def adopt_root(config: StorageConfig, catalog: CatalogStore) -> Root:
     return catalog.add_root(store.uri, uuid=uuid, cas_prefix=config.cas_prefix)
 
 
+def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> RootState:
+    """Tell whether a known root is there and whose it is; errors but RootUnreachableError are raised.
+
+    A bucket is asked with the endpoint and region of the configuration.
+    """
+    try:
+        marker = _store_at(root, config).read_marker()
+    except RootUnreachableError:
+        return "unreachable"
+    if marker is None or marker.uuid != root.uuid:
+        return "unreachable"
+    if marker.catalog != catalog.identity.uuid:
+        return "of another catalog"
+    return "ok" if marker.generation == catalog.identity.generation else "of another generation"
+
+
 def _store(config: StorageConfig) -> BlobStore:
     if config.backend == "fs":
         return FileBlobStore(config.root_dir)
     from kvcatalog.s3_layout import S3BlobStore
 
     return S3BlobStore.from_config(config)
+
+
+def _store_at(root: Root, config: StorageConfig) -> BlobStore:
+    """Return the store of a known root, without any check."""
+    path = file_path(root.uri)
+    if path is not None:
+        return FileBlobStore(path)
+    bucket, _, prefix = root.uri.removeprefix("s3://").partition("/")
+    return _store(config.model_copy(update={"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix}))
 
 
 def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> BlobStore:
@@ -104,28 +133,20 @@ def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> 
     for root in roots:
         if root.uri == store.uri and root.uuid != marker.uuid:
             raise RootOwnershipError(f"{store.uri} holds another root of this catalog than the one it knows there")
-        if root.uuid == marker.uuid and root.uri != store.uri:
-            alias = _known_elsewhere(root, marker, store)
-            if alias is not None:
-                return alias
+        if root.uri != store.uri and root.uuid == marker.uuid:
+            known = _store_at(root, config)
+            there = known.read_marker()
+            if there is not None and there.uuid == marker.uuid:
+                store = _same_folder(known, store)
     catalog.add_root(store.uri, uuid=marker.uuid, cas_prefix=config.cas_prefix)
     if isinstance(store, FileBlobStore):
         store.sweep_staging()
     return store
 
 
-def _known_elsewhere(root: Root, marker: Marker, store: BlobStore) -> BlobStore | None:
-    """Return the root as the catalog knows it, if that is the same folder by another name; None if it has moved.
-
-    RootOwnershipError if there are two of it.
-    """
-    path = file_path(root.uri)
-    if path is None or not isinstance(store, FileBlobStore):
-        return None
-    known = FileBlobStore(path)
-    there = known.read_marker()
-    if there is None or there.uuid != marker.uuid:
-        return None
-    if os.path.samefile(known.root, store.root):
-        return known
-    raise RootOwnershipError(f"{store.uri} is a copy of {root.uri}, which the catalog knows and which is still there")
+def _same_folder(known: BlobStore, store: BlobStore) -> BlobStore:
+    """Return the root under its known name, if both names lead to one folder; RootOwnershipError if it is a copy."""
+    match known, store:
+        case FileBlobStore(), FileBlobStore() if os.path.samefile(known.root, store.root):
+            return known
+    raise RootOwnershipError(f"{store.uri} is a copy of {known.uri}, which the catalog knows and which is still there")

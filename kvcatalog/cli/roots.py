@@ -1,0 +1,57 @@
+"""The commands `roots list` and `roots adopt`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from msgspec.structs import asdict
+
+from kvcatalog.cli.command import CONTEXT_SETTINGS, Command
+from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.storage import adopt_root, root_state
+
+if TYPE_CHECKING:
+    from kvcatalog.cli.invocation import Invocation
+
+_COLUMNS = ("id", "state", "uri", "cas_prefix", "uuid")
+
+
+@click.group(context_settings=CONTEXT_SETTINGS)
+def roots() -> None:
+    """Show the folders and buckets below which blobs lie, or take one over."""
+
+
+@roots.command("list", cls=Command)
+@click.pass_obj
+def show(invocation: Invocation) -> ExitStatus:
+    """List the storage roots; the exit status is 1 if one is not there or not ours.
+
+    \b
+    Example:
+      kvcatalog roots list
+    """  # noqa: D301 - click's mark for lines that are not wrapped
+    config = invocation.load_config().storage
+    with invocation.open_catalog() as catalog:
+        rows = [asdict(root) | {"state": root_state(root, config, catalog)} for root in catalog.roots()]
+    invocation.output.rows(rows, _COLUMNS)
+    return ExitStatus.DONE if all(row["state"] == "ok" for row in rows) else ExitStatus.FINDINGS
+
+
+@roots.command(cls=Command)
+@click.pass_obj
+def adopt(invocation: Invocation) -> None:
+    """Make the root that --root or the configuration names this catalog's, whatever its marker says.
+
+    For a catalog that was restored from a backup, for a marker that was lost, or to take a root over from another
+    catalog: that one then writes and removes nothing there any more.
+
+    \b
+    Example:
+      kvcatalog --root /data/docs roots adopt
+    """  # noqa: D301
+    config = invocation.load_config().storage
+    with invocation.open_catalog(read_only=False, command="roots adopt") as catalog:
+        root = adopt_root(config, catalog)
+        row = asdict(root) | {"state": root_state(root, config, catalog)}
+    invocation.output.rows((row,), _COLUMNS)

@@ -1,0 +1,66 @@
+"""Roots on the command line."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.cli.group import run
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.upper().startswith("KVCATALOG_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pdf").write_bytes(b"one")
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
+    status = run(arguments)
+    written = capsys.readouterr()
+    return status, json.loads(written.out or "null"), written.err
+
+
+def states(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[str]]:
+    status, rows, _ = answer(capsys, *options, "roots", "list", "--json")
+    return status, [row["state"] for row in rows]
+
+
+def test_roots_are_listed_with_their_state(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "add", "a.pdf", "--artifact-id", "a", "--json")[0] == ExitStatus.DONE
+    assert states(capsys) == (ExitStatus.DONE, ["ok"])
+    os.rename("data/docs", "data/away")
+    assert states(capsys) == (ExitStatus.FINDINGS, ["unreachable"])
+    os.mkdir("data/docs")
+    assert states(capsys) == (ExitStatus.FINDINGS, ["unreachable"])
+    status, _, message = answer(capsys, "add", "a.pdf", "--artifact-id", "b")
+    assert status == ExitStatus.UNAVAILABLE
+    assert "refused on purpose" in message
+    assert os.listdir("data/docs") == []
+
+
+def test_a_root_is_taken_over_on_purpose_only(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "add", "a.pdf", "--artifact-id", "a", "--json")
+    other = ("--catalog", "other")
+    status, _, message = answer(capsys, *other, "add", "a.pdf", "--artifact-id", "a")
+    assert status == ExitStatus.UNAVAILABLE
+    assert "another catalog" in message
+    assert "kvcatalog roots adopt" in message
+    status, rows, _ = answer(capsys, *other, "roots", "adopt", "--json")
+    assert (status, [row["state"] for row in rows]) == (ExitStatus.DONE, ["ok"])
+    assert answer(capsys, *other, "add", "a.pdf", "--artifact-id", "a", "--json")[0] == ExitStatus.DONE
+    assert states(capsys) == (ExitStatus.FINDINGS, ["of another catalog"])
+
+
+def test_a_lost_marker_is_made_again_by_adoption(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "add", "a.pdf", "--artifact-id", "a", "--json")
+    before = answer(capsys, "roots", "list", "--json")
+    os.unlink("data/docs/.kvcatalog/root.json")
+    assert states(capsys) == (ExitStatus.FINDINGS, ["unreachable"])
+    assert answer(capsys, "roots", "adopt", "--json")[0] == ExitStatus.DONE
+    assert answer(capsys, "roots", "list", "--json") == before
