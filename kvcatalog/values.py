@@ -22,6 +22,8 @@ _DIGEST_PREFIX = re.compile(r"[0-9a-fA-F]{1,64}")
 
 def required_text(field: str, value: object) -> str:
     """Return text that is not empty, valid UTF-8, and free of NUL."""
+    if type(value) is str and value and value.isascii() and "\0" not in value:
+        return value
     if not isinstance(value, str):
         raise InvalidValueError(field, f"must be text, not {type(value).__name__}")
     if not value:

@@ -54,11 +54,7 @@ def text(value: str, bytes_max: int) -> bytes:
 
 def digest(*parts: bytes) -> bytes:
     """Return 16 bytes that stand for a sequence of byte strings; lengths go in, so none runs into another."""
-    hasher = blake2b(digest_size=DIGEST_BYTES)
-    for part in parts:
-        hasher.update(len(part).to_bytes(8, "big"))
-        hasher.update(part)
-    return hasher.digest()
+    return blake2b(b"".join([len(part).to_bytes(8, "big") + part for part in parts]), digest_size=DIGEST_BYTES).digest()
 
 
 def short_hash(value: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TypeVar
 
 from kvcatalog.kv.table import Index, index_changes
@@ -82,6 +83,33 @@ def put_document(
             for name, label in totals_of(row):
                 tally.add(name, label, count=sign, size=sign * row.size)
     _count_duplicates(transaction, old, new)
+
+
+def put_new_documents(transaction: WriteTransaction, first_id: int, rows: list[DocumentRow]) -> None:
+    """Store many documents under consecutive ids, as `put_document` stores each, in the order of every index."""
+    keyed = [(id_key(number), row) for number, row in enumerate(rows, first_id)]
+    transaction.put_many(DOCUMENTS, [(key, DOCUMENT_CODEC.encode(key, row)) for key, row in keyed], append=True)
+    digests = sorted(row.digest for row in rows if row.digest is not None)
+    repeated = {digest for digest, following in pairwise(digests) if digest == following}
+    repeated.update(transaction.first_values(BY_SHA256, digests))
+    repeated.update(transaction.first_values(VARIANTS_BY_SHA256, digests))
+    for index in DOCUMENT_INDEXES:
+        keys_of = index.keys
+        transaction.put_many(index.table, sorted([(key, number) for number, row in keyed for key in keys_of(row)]))
+    _count_new_documents(transaction, rows)
+    for digest in repeated:
+        _count_duplicates_of(transaction, digest)
+
+
+def _count_new_documents(transaction: WriteTransaction, rows: list[DocumentRow]) -> None:
+    alike: dict[tuple[str, str | None, bool], list[DocumentRow]] = {}
+    for row in rows:
+        alike.setdefault((row.resolver, row.content_type, row.digest is None), []).append(row)
+    tally = Tally.of(transaction)
+    for group in alike.values():
+        size = sum([row.size for row in group])
+        for name, label in totals_of(group[0]):
+            tally.add(name, label, count=len(group), size=size)
 
 
 def put_variant(transaction: WriteTransaction, variant_id: int, old: VariantRow | None, new: VariantRow | None) -> None:
@@ -185,6 +213,11 @@ def clear_condemned(transaction: WriteTransaction, root: int | None, path: str) 
         return False
     Tally.of(transaction).next(BLOB_EPOCH)
     return True
+
+
+def condemns(transaction: WriteTransaction) -> bool:
+    """Tell whether any blob is about to be taken away."""
+    return transaction.entries(CONDEMNED) > 0
 
 
 def is_condemned(transaction: WriteTransaction, root: int | None, path: str) -> bool:

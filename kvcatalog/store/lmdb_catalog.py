@@ -15,6 +15,7 @@ from kvcatalog import telemetry, values
 from kvcatalog.clock import Clock, now_micros, to_micros
 from kvcatalog.errors import (
     BlobCondemnedError,
+    CatalogError,
     CatalogLockedError,
     InvalidValueError,
     StoragePermissionError,
@@ -316,17 +317,22 @@ class LmdbCatalog(LmdbReader):
 
 
 def _registering(request: RegistrationRequest) -> Callable[[WriteTransaction, Scribe], Registration]:
-    checked = registering.checked_document(request)
-
-    def operation(transaction: WriteTransaction, scribe: Scribe) -> Registration:
-        document_id, row, outcome = operations.register_document(transaction, checked, scribe)
-        return Registration(reading.document_record(document_id, row, scribe.roots), outcome)
-
-    return operation
+    several = _registering_all([request])
+    return lambda transaction, scribe: several(transaction, scribe)[0]
 
 
 def _registering_all(
     requests: list[RegistrationRequest],
 ) -> Callable[[WriteTransaction, Scribe], list[Registration]]:
-    parts = [_registering(request) for request in requests]
-    return lambda transaction, scribe: [part(transaction, scribe) for part in parts]
+    checked = [registering.checked_document(request) for request in requests]
+
+    def operation(transaction: WriteTransaction, scribe: Scribe) -> list[Registration]:
+        results = []
+        for done in operations.register_documents(transaction, checked, scribe):
+            if isinstance(done, CatalogError):
+                raise done
+            document_id, row, outcome = done
+            results.append(Registration(reading.document_record(document_id, row, scribe.roots), outcome))
+        return results
+
+    return operation

@@ -11,6 +11,7 @@ from kvcatalog.errors import BlobCondemnedError, CatalogError, InvalidValueError
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import Outcome, Root
 from kvcatalog.schema import (
+    BY_KEY,
     CONDEMNED,
     CONDEMNED_CODEC,
     META,
@@ -33,6 +34,9 @@ from kvcatalog.store.tally import BLOB_EPOCH, DOCUMENT_ID, VARIANT_ID, Tally
 from kvcatalog.values import ID_MAX
 
 Row = TypeVar("Row", DocumentRow, VariantRow)
+Registered = tuple[int, DocumentRow, Outcome]
+"""A document's id and row as they stand, and what the registration did."""
+
 Changes = dict[str, tuple[str | int | None, str | int | None]]
 
 
@@ -53,20 +57,71 @@ class Target(Struct, frozen=True):
     variant: str | None = None
 
 
-def register_document(
-    transaction: WriteTransaction, request: DocumentRequest, scribe: Scribe
-) -> tuple[int, DocumentRow, Outcome]:
-    """Store a document, or add to what is stored under its key."""
-    _refuse_what_may_be_gone(transaction, request)
-    found = reading.find_document(transaction, request.artifact_id, request.source_url, request.resolver)
-    if found is None:
-        location = _location(transaction, request.content.storage_uri, request.content.digest, scribe)
-        document_id = _next_id(transaction, DOCUMENT_ID)
-        row = registering.new_document(request, location, scribe.now)
-        changes.put_document(transaction, document_id, None, row)
-        _put_links(transaction, document_id, request, scribe)
-        return document_id, row, "registered"
-    document_id, old = found
+def register_documents(
+    transaction: WriteTransaction, requests: list[DocumentRequest], scribe: Scribe
+) -> list[Registered | CatalogError]:
+    """Store documents, or add to what is stored under their keys; the results are in the order of the requests.
+
+    A request that cannot be met has its error as result and leaves the others alone.
+    """
+    results: list[Registered | CatalogError] = []
+    known = transaction.first_values(BY_KEY, sorted([request.key for request in requests]))
+    new: dict[bytes, _NewDocument] = {}
+    for request in requests:
+        if request.key in new:  # the same document twice in one batch
+            known |= _store_new(transaction, new, results)
+        value = known.get(request.key)
+        writes = transaction.writes
+        try:
+            _refuse_what_may_be_gone(transaction, request)
+            if value is None:
+                location = _location(transaction, request.content.storage_uri, request.content.digest, scribe)
+                row = registering.new_document(request, location, scribe.now)
+                new[request.key] = _NewDocument(len(results), row, _link_locations(transaction, request, scribe))
+                results.append((0, row, "registered"))
+            else:
+                results.append(_register_again(transaction, value, request, scribe))
+        except CatalogError as error:
+            if transaction.writes != writes:
+                raise
+            results.append(error)
+    _store_new(transaction, new, results)
+    return results
+
+
+class _NewDocument(Struct):
+    """A document that is about to be stored; `position` is that of its request."""
+
+    position: int
+    row: DocumentRow
+    links: list[Location]
+
+
+def _store_new(
+    transaction: WriteTransaction, new: dict[bytes, _NewDocument], results: list[Registered | CatalogError]
+) -> dict[bytes, bytes]:
+    """Store what is new, complete the results, and return the ids by key; then nothing is new any more."""
+    if not new:
+        return {}
+    first_id = _next_id(transaction, DOCUMENT_ID, len(new))
+    changes.put_new_documents(transaction, first_id, [document.row for document in new.values()])
+    for document_id, document in enumerate(new.values(), first_id):
+        results[document.position] = document_id, document.row, "registered"
+        if document.links:
+            _put_links(transaction, document_id, document.links)
+    ids = {key: id_key(document_id) for document_id, key in enumerate(new, first_id)}
+    new.clear()
+    return ids
+
+
+def _register_again(
+    transaction: WriteTransaction, value: bytes, request: DocumentRequest, scribe: Scribe
+) -> Registered:
+    """Add to what is stored under a key."""
+    document_id, old = reading.document_with_key(
+        transaction, value, request.artifact_id, request.source_url, request.resolver
+    )
+    links = _link_locations(transaction, request, scribe)
     target = Target(document_id)
     outcome = registering.outcome_of(old, request.content)
     row = old
@@ -76,7 +131,7 @@ def register_document(
         _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
         _keep_conflict(transaction, target, request, request.run_id, scribe)
-    _put_links(transaction, document_id, request, scribe)
+    _put_links(transaction, document_id, links)
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
@@ -88,6 +143,7 @@ def register_variant(
 ) -> tuple[int, VariantRow, Outcome]:
     """Store a variant of a document, or add to what is stored under its name; NotFoundError if there is no document."""
     _refuse_what_may_be_gone(transaction, request)
+    links = _link_locations(transaction, request, scribe)
     _existing(transaction, request.document_id)
     found = reading.find_variant(transaction, request.document_id, request.name)
     if found is None:
@@ -95,7 +151,7 @@ def register_variant(
         variant_id = _next_id(transaction, VARIANT_ID)
         row = registering.new_variant(request, location, scribe.now)
         changes.put_variant(transaction, variant_id, None, row)
-        _put_links(transaction, request.document_id, request, scribe)
+        _put_links(transaction, request.document_id, links)
         return variant_id, row, "registered"
     variant_id, old = found
     target = Target(request.document_id, variant_id, request.name)
@@ -107,7 +163,7 @@ def register_variant(
         _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
         _keep_conflict(transaction, target, request, None, scribe)
-    _put_links(transaction, request.document_id, request, scribe)
+    _put_links(transaction, request.document_id, links)
     return variant_id, row, outcome
 
 
@@ -199,9 +255,10 @@ def _existing(transaction: WriteTransaction, document_id: int) -> DocumentRow:
     return row
 
 
-def _next_id(transaction: WriteTransaction, kind: str) -> int:
-    number = Tally.of(transaction).next(kind)
-    if number > ID_MAX:
+def _next_id(transaction: WriteTransaction, kind: str, count: int = 1) -> int:
+    """Return the first of some ids in a row."""
+    number = Tally.of(transaction).next(kind, count)
+    if number + count - 1 > ID_MAX:
         raise CatalogError(f"all ids up to {ID_MAX} have been given")
     return number
 
@@ -215,16 +272,21 @@ def _refuse_what_may_be_gone(transaction: WriteTransaction, request: DocumentReq
 
 def _location(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:
     """Return where a blob lies that is about to be referred to; BlobCondemnedError if it is being taken away."""
-    if any(changes.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)):
+    if changes.condemns(transaction) and any(
+        changes.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)
+    ):
         raise BlobCondemnedError(f"{uri}: garbage collection is taking away what lies there")
     return scribe.roots.locate(uri, digest)
 
 
-def _put_links(
-    transaction: WriteTransaction, document_id: int, request: DocumentRequest | VariantRequest, scribe: Scribe
-) -> None:
-    for uri in request.links:
-        root, path = _location(transaction, uri, None, scribe)
+def _link_locations(
+    transaction: WriteTransaction, request: DocumentRequest | VariantRequest, scribe: Scribe
+) -> list[Location]:
+    return [_location(transaction, uri, None, scribe) for uri in request.links]
+
+
+def _put_links(transaction: WriteTransaction, document_id: int, links: list[Location]) -> None:
+    for root, path in links:
         changes.put_link(transaction, LinkRow(document_id, root, path or ""))
 
 

@@ -85,8 +85,13 @@ def find_document(
 ) -> tuple[int, DocumentRow] | None:
     """Return the document under a composite key."""
     value = transaction.get(BY_KEY, document_key(artifact_id, source_url, resolver))
-    if value is None:
-        return None
+    return None if value is None else document_with_key(transaction, value, artifact_id, source_url, resolver)
+
+
+def document_with_key(
+    transaction: ReadTransaction, value: bytes, artifact_id: str, source_url: str, resolver: str
+) -> tuple[int, DocumentRow]:
+    """Return the document to which a composite key leads; CorruptRecordError if it has another key."""
     row = indexed(BY_KEY, value, document_row(transaction, id_of(value)))
     if (row.artifact_id, row.source_url, row.resolver) != (artifact_id, source_url, resolver):
         raise disagreement(BY_KEY, value)

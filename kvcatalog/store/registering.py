@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from kvcatalog import values
 from kvcatalog.clock import to_micros
 from kvcatalog.models import OnConflict, Outcome, RegistrationRequest
-from kvcatalog.schema import DocumentRow, VariantRow
+from kvcatalog.schema import DocumentRow, VariantRow, document_key
 from kvcatalog.store.roots import Location
 
 
@@ -27,8 +27,9 @@ class Content(Struct, frozen=True, gc=False):
 
 
 class DocumentRequest(Struct, frozen=True, gc=False):
-    """A checked request to register a document."""
+    """A checked request to register a document, with its key."""
 
+    key: bytes
     artifact_id: str
     source_url: str
     resolver: str
@@ -66,10 +67,14 @@ def checked_content(size: int, sha256: str | None, storage_uri: str) -> Content:
 
 def checked_document(request: RegistrationRequest) -> DocumentRequest:
     """Return a request in its stored form; InvalidValueError names the field that cannot be stored."""
+    artifact_id = values.required_text("artifact_id", request.artifact_id)
+    source_url = values.required_text("source_url", request.source_url)
+    resolver = values.required_text("resolver", request.resolver)
     return DocumentRequest(
-        values.required_text("artifact_id", request.artifact_id),
-        values.required_text("source_url", request.source_url),
-        values.required_text("resolver", request.resolver),
+        document_key(artifact_id, source_url, resolver),
+        artifact_id,
+        source_url,
+        resolver,
         values.optional_text("content_type", request.content_type),
         checked_content(request.bytes, request.sha256, request.storage_uri),
         values.optional_text("run_id", request.run_id),

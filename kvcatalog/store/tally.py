@@ -30,10 +30,10 @@ class Tally:
         """Change a counter by some things and their bytes."""
         self._rows[name, label] = self._row(name, label).plus(count, size)
 
-    def next(self, name: str) -> int:
-        """Return the next id of a kind; it is never given again once the transaction has committed."""
-        row = self._rows[name, ""] = self._row(name, "").plus(1, 0)
-        return row.count
+    def next(self, name: str, count: int = 1) -> int:
+        """Return the next id of a kind, the first of `count`; they are never given again once this has committed."""
+        row = self._rows[name, ""] = self._row(name, "").plus(count, 0)
+        return row.count - count + 1
 
     def last(self, name: str) -> int:
         """Return the last id of a kind that was given, 0 if none was."""
