@@ -74,7 +74,7 @@ class ReadTransaction(Use):
         return self._raw.get(key, None, self._handles[table])
 
     def first_values(self, table: Table, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return the value under each of the keys that are there, of a set the lowest; quickest in order of the keys."""
+        """Return the value under each key that is there, of a set the lowest; quickest in order of the keys."""
         with self._raw.cursor(self._handles[table]) as cursor:
             return dict(cursor.getmulti(keys))
 
