@@ -10,6 +10,7 @@ Times are signed microseconds since 1970-01-01 UTC.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -260,6 +261,7 @@ def url_key(source_url: str) -> bytes:
     return keys.short_hash(source_url.encode())
 
 
+@lru_cache(maxsize=256)
 def name_key(name: str) -> bytes:
     """Return the key of a run, a media type, a variant or a label."""
     return keys.text(name, NAME_BYTES_MAX)

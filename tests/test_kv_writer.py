@@ -20,6 +20,7 @@ from kvcatalog.errors import (
     CatalogUnavailableError,
     InvalidValueError,
     MapLimitError,
+    NotFoundError,
     OutcomeUnknownError,
     StorageFailedError,
 )
@@ -586,3 +587,61 @@ def test_killed_processes_lose_nothing_that_was_acknowledged(environment: Enviro
     assert total
     environment.close()
     assert findings(folder) == []
+
+
+class Together:
+    """A joint operation that puts a row, and tells in which company it was made."""
+
+    def __init__(self, name: bytes, *, refuses: bool = False, breaks: bool = False) -> None:
+        self.name = name
+        self.refuses = refuses
+        self.breaks = breaks
+
+    def __call__(self, transaction: WriteTransaction) -> int:
+        (result,) = self.together(transaction, [self])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def together(self, transaction: WriteTransaction, operations: list[Together]) -> list[int | Exception]:
+        results: list[int | Exception] = []
+        for operation in operations:
+            if operation.refuses:
+                results.append(NotFoundError(operation.name.decode()))
+                continue
+            transaction.put(ROWS, operation.name, b"there")
+            if operation.breaks:
+                raise ValueError(operation.name)
+            results.append(len(operations))
+        return results
+
+
+def in_one_batch(door: Writer, operations: list[Any]) -> list[Any]:
+    """Make operations in one batch and return their results or errors."""
+    with door._door:
+        futures = [door.post(operation) for operation in operations]
+    return [future.exception(20) or future.result() for future in futures]
+
+
+def test_joint_operations_that_follow_each_other_are_made_together(environment: Environment, door: Writer) -> None:
+    names = [b"a", b"b", b"c", b"d"]
+    operations = [Together(names[0]), Together(names[1]), put(b"x"), Together(names[2]), Together(names[3])]
+    results = in_one_batch(door, operations)
+    assert (results[0], results[1], results[3], results[4]) == (2, 2, 2, 2)
+    assert set(names) <= dict(all_rows(environment)).keys()
+
+
+def test_one_that_refuses_leaves_its_company_alone(environment: Environment, door: Writer) -> None:
+    results = in_one_batch(door, [Together(b"a"), Together(b"b", refuses=True), Together(b"c")])
+    assert (results[0], results[2]) == (3, 3)
+    assert isinstance(results[1], NotFoundError)
+    assert {b"a", b"c"} <= dict(all_rows(environment)).keys()
+
+
+def test_where_one_breaks_each_is_made_alone(environment: Environment, door: Writer) -> None:
+    results = in_one_batch(door, [Together(b"a"), Together(b"b", breaks=True), Together(b"c")])
+    assert (results[0], results[2]) == (1, 1)
+    assert isinstance(results[1], ValueError)
+    rows = dict(all_rows(environment))
+    assert {b"a", b"c"} <= rows.keys()
+    assert b"b" not in rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kvcatalog.kv.transaction import WriteTransaction
 
@@ -14,15 +14,32 @@ Operation = Callable[[WriteTransaction], Result]
 """Changes rows inside the transaction that it is given; it may be called more than once, so it touches nothing else."""
 
 
+class Joint(Protocol):
+    """An operation that is quicker in company: those of one type that follow each other are made `together`."""
+
+    def __call__(self, transaction: WriteTransaction) -> Any:  # noqa: ANN401 - as every operation
+        """Make this one alone."""
+        ...
+
+    def together(self, transaction: WriteTransaction, operations: list[Any]) -> list[Any]:
+        """Make several, of which this is the first, and return the result of each.
+
+        An exception among the results is that of an operation that has written nothing. If one is raised, the
+        transaction is given up, and each operation is made alone.
+        """
+        ...
+
+
 class Call:
-    """`wake` is released when the call is done or shall see whether it has to lead."""
+    """`wake` is released when the call is done or shall see whether it has to lead; `alone` if it failed in company."""
 
     is_posted = False
 
-    __slots__ = ("done", "error", "operation", "result", "wake", "withdrawn")
+    __slots__ = ("alone", "done", "error", "operation", "result", "wake", "withdrawn")
 
     def __init__(self, operation: Operation[Any]) -> None:
         self.operation = operation
+        self.alone = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False

@@ -17,6 +17,7 @@ class PostedCall(Call):
 
     def __init__(self, operation: Operation[Any]) -> None:
         self.operation = operation
+        self.alone = False
         self.result = None
         self.error = None
         self.done = False

@@ -13,8 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
@@ -60,6 +60,14 @@ class _RejectedError(Exception):
     def __init__(self, call: Call) -> None:
         super().__init__()
         self.call = call
+
+
+class _ApartError(Exception):
+    """Operations could not be made together, and it is not known because of which."""
+
+    def __init__(self, calls: list[Call]) -> None:
+        super().__init__()
+        self.calls = calls
 
 
 class Writer:
@@ -249,6 +257,9 @@ class Writer:
         while batch:
             try:
                 self._commit(batch)
+            except _ApartError as apart:
+                for call in apart.calls:
+                    call.alone = True
             except _RejectedError as rejected:
                 _finish([rejected.call])
                 batch.remove(rejected.call)
@@ -271,8 +282,12 @@ class Writer:
             raise CatalogClosedError(f"{self._environment.path} is closed")
         self._attempt = None
         with self._environment.write() as transaction:
-            for call in batch:
-                _apply(call, transaction, self._environment.path)
+            for kind, calls in groupby(batch, _joint_type):
+                if kind is None:
+                    for call in calls:
+                        _apply(call, transaction, self._environment.path)
+                else:
+                    _apply_together(list(calls), transaction)
             if transaction.writes:
                 self._before_commit(transaction)
                 number = self._environment.last_transaction() + 1
@@ -303,6 +318,22 @@ class Writer:
         if last == self._attempt:
             return "committed"
         return "unknown" if last is not None and last.transaction > self._attempt.transaction else "absent"
+
+
+def _joint_type(call: Call) -> type | None:
+    return type(call.operation) if hasattr(call.operation, "together") and not call.alone else None
+
+
+def _apply_together(calls: list[Call], transaction: WriteTransaction) -> None:
+    first: Any = calls[0].operation
+    try:
+        results = first.together(transaction, [call.operation for call in calls])
+    except engine.MapFull:
+        raise
+    except Exception as error:
+        raise _ApartError(calls) from error
+    for call, result in zip(calls, results, strict=True):
+        call.result, call.error = (None, result) if isinstance(result, Exception) else (result, None)
 
 
 def _apply(call: Call, transaction: WriteTransaction, path: str) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from kvcatalog.kv.table import Index, index_changes
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.schema import (
+    BY_KEY,
     BY_SHA256,
     CHECK_CODEC,
     CHECKS,
@@ -85,17 +86,25 @@ def put_document(
     _count_duplicates(transaction, old, new)
 
 
-def put_new_documents(transaction: WriteTransaction, first_id: int, rows: list[DocumentRow]) -> None:
-    """Store many documents under consecutive ids, as `put_document` stores each, in the order of every index."""
+def put_new_documents(transaction: WriteTransaction, first_id: int, rows_by_key: dict[bytes, DocumentRow]) -> None:
+    """Store many new documents under consecutive ids, as `put_document` stores each, in the order of every index.
+
+    `rows_by_key` has them under their composite keys.
+    """
+    rows = list(rows_by_key.values())
     keyed = [(id_key(number), row) for number, row in enumerate(rows, first_id)]
     transaction.put_many(DOCUMENTS, [(key, DOCUMENT_CODEC.encode(key, row)) for key, row in keyed], append=True)
-    digests = sorted(row.digest for row in rows if row.digest is not None)
+    digests = sorted([row.digest for row in rows if row.digest is not None])
     repeated = {digest for digest, following in pairwise(digests) if digest == following}
     repeated.update(transaction.first_values(BY_SHA256, digests))
     repeated.update(transaction.first_values(VARIANTS_BY_SHA256, digests))
     for index in DOCUMENT_INDEXES:
-        keys_of = index.keys
-        transaction.put_many(index.table, sorted([(key, number) for number, row in keyed for key in keys_of(row)]))
+        if index.table is BY_KEY:
+            index_rows = [(key, number) for key, (number, _) in zip(rows_by_key, keyed, strict=True)]
+        else:
+            keys_of = index.keys
+            index_rows = [(key, number) for number, row in keyed for key in keys_of(row)]
+        transaction.put_many(index.table, sorted(index_rows))
     _count_new_documents(transaction, rows)
     for digest in repeated:
         _count_duplicates_of(transaction, digest)

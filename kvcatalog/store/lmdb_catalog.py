@@ -20,6 +20,7 @@ from kvcatalog.errors import (
     InvalidValueError,
     StoragePermissionError,
 )
+from kvcatalog.kv.calls import Operation
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.kv.writer import Writer
@@ -110,7 +111,7 @@ class LmdbCatalog(LmdbReader):
         links: Iterable[str] = (),
     ) -> Registration:
         """See CatalogStore."""
-        operation = _registering(
+        operation = self._registering(
             RegistrationRequest(
                 artifact_id=artifact_id,
                 source_url=source_url,
@@ -135,7 +136,7 @@ class LmdbCatalog(LmdbReader):
 
     def register_async(self, **fields: Unpack[RegistrationFields]) -> Future[Registration]:
         """See CatalogStore."""
-        future = self._writer.post(self._inside(_registering(RegistrationRequest(**fields))))
+        future = self._writer.post(self._registering(RegistrationRequest(**fields)))
         if telemetry.listening():
             start = time.perf_counter()
 
@@ -164,7 +165,7 @@ class LmdbCatalog(LmdbReader):
         values.positive("batch_size", batch_size)
         waiting = iter(requests)
         while batch := list(islice(waiting, batch_size)):
-            yield from self._refer(_registering_all(batch))
+            yield from self._refer(self._inside(_registering_all(batch)))
 
     def update(
         self,
@@ -195,7 +196,7 @@ class LmdbCatalog(LmdbReader):
             row = operations.update_document(transaction, record_id, fields, content, scribe)
             return reading.document_record(record_id, row, scribe.roots)
 
-        return self._refer(operation, reason)
+        return self._refer(self._inside(operation, reason))
 
     def delete(self, record_id: int, *, reason: str | None = None) -> DocumentRecord:
         """See CatalogStore."""
@@ -237,7 +238,7 @@ class LmdbCatalog(LmdbReader):
             variant_id, row, outcome = operations.register_variant(transaction, request, scribe)
             return VariantRegistration(reading.variant_record(variant_id, row, scribe.roots), outcome)
 
-        return self._refer(operation)
+        return self._refer(self._inside(operation))
 
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
@@ -292,10 +293,14 @@ class LmdbCatalog(LmdbReader):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _refer(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
+    def _registering(self, request: RegistrationRequest) -> _Registering:
+        self._check_writable()
+        return _Registering(registering.checked_document(request), self._roots, self._clock(), self._command)
+
+    def _refer(self, operation: Operation[Result]) -> Result:
         """Write what refers to blobs; announcements of a garbage collection that is no more do not stand in the way."""
         try:
-            return self._write(operation, reason)
+            return self._writer.submit(operation)
         except BlobCondemnedError:
             with suppress(CatalogLockedError), self.lease(GC_LEASE):
                 # Nobody knows how far it came, so the blob has to be looked for all the same.
@@ -303,22 +308,56 @@ class LmdbCatalog(LmdbReader):
             raise
 
     def _write(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
-        """Put an operation through the writing door, with the time of the call and the roots of its transaction."""
+        """Put an operation through the writing door."""
         return self._writer.submit(self._inside(operation, reason))
 
     def _inside(
         self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None
-    ) -> Callable[[WriteTransaction], Result]:
-        """Return an operation as the writing door takes it."""
-        if self._read_only:
-            raise StoragePermissionError(f"{self._environment.path} was opened for reading only")
+    ) -> Operation[Result]:
+        """Return an operation as the writing door takes it, with the time of the call and the roots of its moment."""
+        self._check_writable()
         now, why = self._clock(), values.optional_text("reason", reason)
         return lambda txn: operation(txn, Scribe(self._roots.at(txn), now, self._command, why))
 
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise StoragePermissionError(f"{self._environment.path} was opened for reading only")
 
-def _registering(request: RegistrationRequest) -> Callable[[WriteTransaction, Scribe], Registration]:
-    several = _registering_all([request])
-    return lambda transaction, scribe: several(transaction, scribe)[0]
+
+class _Registering:
+    """Registers one document, or with others many at once; all in one transaction have the time of the latest."""
+
+    __slots__ = ("command", "now", "request", "roots")
+
+    def __init__(self, request: registering.DocumentRequest, roots: reading.RootCache, now: int, command: str) -> None:
+        self.request = request
+        self.roots = roots
+        self.now = now
+        self.command = command
+
+    def __call__(self, transaction: WriteTransaction) -> Registration:
+        (result,) = self.together(transaction, [self])
+        if isinstance(result, CatalogError):
+            raise result
+        return result
+
+    def together(
+        self, transaction: WriteTransaction, operations: list[_Registering]
+    ) -> list[Registration | CatalogError]:
+        now = max([operation.now for operation in operations])
+        scribe = Scribe(self.roots.at(transaction), now, self.command)
+        return _registrations(transaction, [operation.request for operation in operations], scribe)
+
+
+def _registrations(
+    transaction: WriteTransaction, requests: list[registering.DocumentRequest], scribe: Scribe
+) -> list[Registration | CatalogError]:
+    return [
+        done
+        if isinstance(done, CatalogError)
+        else Registration(reading.document_record(done[0], done[1], scribe.roots), done[2])
+        for done in operations.register_documents(transaction, requests, scribe)
+    ]
 
 
 def _registering_all(
@@ -328,11 +367,10 @@ def _registering_all(
 
     def operation(transaction: WriteTransaction, scribe: Scribe) -> list[Registration]:
         results = []
-        for done in operations.register_documents(transaction, checked, scribe):
-            if isinstance(done, CatalogError):
-                raise done
-            document_id, row, outcome = done
-            results.append(Registration(reading.document_record(document_id, row, scribe.roots), outcome))
+        for result in _registrations(transaction, checked, scribe):
+            if isinstance(result, CatalogError):
+                raise result
+            results.append(result)
         return results
 
     return operation

@@ -104,7 +104,7 @@ def _store_new(
     if not new:
         return {}
     first_id = _next_id(transaction, DOCUMENT_ID, len(new))
-    changes.put_new_documents(transaction, first_id, [document.row for document in new.values()])
+    changes.put_new_documents(transaction, first_id, {key: document.row for key, document in new.items()})
     for document_id, document in enumerate(new.values(), first_id):
         results[document.position] = document_id, document.row, "registered"
         if document.links:
@@ -282,7 +282,7 @@ def _location(transaction: WriteTransaction, uri: str, digest: bytes | None, scr
 def _link_locations(
     transaction: WriteTransaction, request: DocumentRequest | VariantRequest, scribe: Scribe
 ) -> list[Location]:
-    return [_location(transaction, uri, None, scribe) for uri in request.links]
+    return [_location(transaction, uri, None, scribe) for uri in request.links] if request.links else []
 
 
 def _put_links(transaction: WriteTransaction, document_id: int, links: list[Location]) -> None:

@@ -172,6 +172,7 @@ def keys_with_prefix(transaction: ReadTransaction, table: Table, prefix: bytes) 
 
 def document_record(document_id: int, row: DocumentRow, roots: RootMap) -> DocumentRecord:
     """Return a row as what the catalog gives out."""
+    created = from_micros(row.created)
     return DocumentRecord(
         document_id,
         row.artifact_id,
@@ -181,8 +182,8 @@ def document_record(document_id: int, row: DocumentRow, roots: RootMap) -> Docum
         row.size,
         None if row.digest is None else row.digest.hex(),
         roots.uri((row.root, row.path), row.digest),
-        from_micros(row.created),
-        from_micros(row.created + row.updated_after),
+        created,
+        from_micros(row.created + row.updated_after) if row.updated_after else created,
         row.run_id,
     )
 

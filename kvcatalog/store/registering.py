@@ -158,9 +158,11 @@ def _checked_moment(field: str, moment: datetime | None) -> int | None:
 
 
 def _checked_links(links: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values.required_text("links", uri) for uri in links)
+    return tuple([values.required_text("links", uri) for uri in links]) if links else ()
 
 
 def _replaces(on_conflict: OnConflict) -> bool:
+    if on_conflict == "keep":
+        return False
     values.choice("on_conflict", on_conflict, get_args(OnConflict))
-    return on_conflict == "replace"
+    return True
