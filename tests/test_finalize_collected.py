@@ -85,14 +85,17 @@ def condemned_rows(catalog: LmdbCatalog) -> int:
 class Stepwise:
     """A finalize call in a thread of its own that goes on only when it is told to.
 
-    Its steps are: read the epoch, look for the record, publish, register. A further attempt runs on freely.
+    Its steps are four: read the epoch, look for the record, publish, register; or with a readable name: read the epoch,
+    publish, link, register. A further attempt runs on freely.
     """
 
-    STEPS = ("blob_epoch", "get", "publish", "register")
+    STEPS = ("blob_epoch", "get", "publish", "link", "register")
 
-    def __init__(self, work: Callable[[Any, Callable[..., Any]], DownloadOutcome], catalog: LmdbCatalog) -> None:
+    def __init__(
+        self, work: Callable[[Any, Callable[..., Any]], DownloadOutcome], catalog: LmdbCatalog, *, links: bool
+    ) -> None:
         self._go, self._stands = threading.Semaphore(0), threading.Semaphore(0)
-        self._ahead = list(self.STEPS)
+        self._ahead = [step for step in self.STEPS if step != ("get" if links else "link")]
         self._is_free = False
         self.attempts = 0
         self.tried_often = threading.Event()
@@ -103,7 +106,9 @@ class Stepwise:
         self._wait()
 
     def step(self) -> None:
-        """Do the next step, up to the one after it."""
+        """Do the next step, up to the one after it; nothing once the first attempt has failed."""
+        if self.attempts > 1:
+            return
         self._go.release()
         self._wait()
 
@@ -169,7 +174,7 @@ def stepwise(place: Path, catalog: LmdbCatalog, config: StorageConfig) -> Iterat
             patch.setattr("kvcatalog.finalize.open_storage", lambda *_: store)
             return call(place, watched, config)
 
-    yield Stepwise(work, catalog)
+    yield Stepwise(work, catalog, links=config.policy_links)
 
 
 def orders(*counts: tuple[str, int]) -> Iterator[tuple[str, ...]]:
@@ -230,6 +235,23 @@ def test_no_order_of_the_steps_leaves_a_record_without_its_blob(name: str, befor
     assert len(attempts) > 1
 
 
+def test_a_blob_that_is_taken_before_it_is_linked_is_stored_again(tmp_path: Path) -> None:
+    config = EVERY_STORAGE["cas-links"](tmp_path)
+    with opened(tmp_path) as catalog:
+        store, path = orphan(tmp_path, catalog, config)
+        collector = Collector(catalog, store)
+        collector.condemn(path)
+        collector.check_again()
+        with stepwise(tmp_path, catalog, config) as finalizing:
+            finalizing.step()
+            finalizing.step()
+            collector.move()
+            collector.clear()
+            assert finalizing.finish().registration == "registered"
+        assert finalizing.attempts == 2
+        assert dangling(catalog, store) == []
+
+
 def start_collecting(place: Path, config: StorageConfig, over: Path) -> Callable[[], tuple[int, list[str]]]:
     """Start a process that collects all the time until a file comes up, with no minimum of age."""
 
@@ -267,7 +289,7 @@ def test_a_record_never_lacks_its_blob_while_all_that_is_unused_is_collected(nam
             calls = 0
             while time.monotonic() < deadline:
                 name = chance.randrange(4)
-                content = b"content %d" % chance.randrange(6)
+                content = b"content %d" % chance.randrange(30)
                 url = f"https://example.org/{worker}/paper-{name}.pdf"
                 outcome = call(tmp_path, catalog, config, content, f"{worker}-", source_url=url)
                 calls += 1
@@ -275,7 +297,7 @@ def test_a_record_never_lacks_its_blob_while_all_that_is_unused_is_collected(nam
                 with store.open(path) as stream:  # only this thread deletes what it registered
                     if stream.read() != content:
                         wrong.append(f"{outcome.storage_uri}: other bytes")
-                if chance.random() < 0.6 and outcome.record is not None:
+                if chance.random() < 0.9 and outcome.record is not None:
                     catalog.delete(outcome.record.id)
             return calls
 
@@ -355,7 +377,7 @@ def test_a_collection_that_is_alive_is_waited_for(name: str, tmp_path: Path) -> 
             with catalog.lease(GC_LEASE):
                 collector.condemn(*collector.unreferenced())
                 assert path in collector.condemned
-                for _ in Stepwise.STEPS:
+                for _ in range(4):
                     finalizing.step()
                 finalizing.tried_often.wait(HANG_SECONDS)
                 assert finalizing.outcome is None
