@@ -37,15 +37,17 @@ def test_nothing_is_lost_when_those_who_finalize_are_killed(layout: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("mistake", "finding"),
+    ("mistake", "layout", "finding"),
     [
-        ("record-first", "nothing lies at"),
-        ("source-first", "neither stored nor kept"),
-        ("answer-first", "acknowledged, but not there"),
-        ("written-in-place", "other bytes lie at"),
+        ("record-first", "cas", "nothing lies at"),
+        ("source-first", "cas", "neither stored nor kept"),
+        ("answer-first", "policy_path", "acknowledged, but not there"),
+        ("written-in-place", "policy_path", "other bytes lie at"),
     ],
 )
-def test_a_planted_mistake_is_seen(mistake: str, finding: str) -> None:
-    status, printed = killed("--seconds", "60", mistake=mistake)  # it ends with the first cycle that shows one
+def test_a_planted_mistake_is_seen(mistake: str, layout: str, finding: str) -> None:
+    status, printed = killed(
+        "--layout", layout, "--seconds", "60", mistake=mistake
+    )  # it ends with the first cycle that shows one
     assert status == 1
     assert finding in printed

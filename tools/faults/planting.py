@@ -64,7 +64,7 @@ def _answer_first(
 
 
 def _written_in_place(self: _Finalizing, path: str, *_: object, **__: object) -> Publication:
-    """Write a blob where everybody sees it."""
+    """Write a blob where everybody sees it, and take whatever lies there for the same content."""
     place = Path(self.store.local_path(path) or "")
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists():
