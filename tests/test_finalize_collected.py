@@ -194,15 +194,13 @@ def test_every_order_is_forced_once() -> None:
     assert len(everything) == len(set(everything)) == 630
 
 
-@pytest.mark.parametrize("before", ["record", "orphan", "nothing"])
-@pytest.mark.parametrize("name", EVERY_STORAGE)
-def test_no_order_of_the_steps_leaves_a_record_without_its_blob(name: str, before: str, quick_place: Path) -> None:
-    tmp_path, config = quick_place, EVERY_STORAGE[name](quick_place)
+def force_every_order(place: Path, config: StorageConfig, before: str) -> None:
+    """Finalize and collect in every order of their steps; `before` says what is there, and a record is deleted."""
     attempts, record_id = set(), 0
-    with opened(tmp_path) as catalog:
+    with opened(place) as catalog:
         store = storage.open_storage(config, catalog)
         collector = Collector(catalog, store)
-        call(tmp_path, catalog, config)
+        call(place, catalog, config)
         paths = [blob.path for blob in store.walk()]
         for order in orders(("finalize", 4), ("gc", 4), ("delete", int(before == "record"))):
             for record in catalog.iter_records():
@@ -210,12 +208,12 @@ def test_no_order_of_the_steps_leaves_a_record_without_its_blob(name: str, befor
             for path in paths if before == "nothing" else ():
                 store.delete(path)
             if before != "nothing":
-                call(tmp_path, catalog, config)
+                call(place, catalog, config)
                 (record_id,) = [record.id for record in catalog.iter_records()]
                 if before == "orphan":
                     catalog.delete(record_id)
             collecting = collector.steps(*paths)
-            with stepwise(tmp_path, catalog, config) as finalizing, catalog.lease(GC_LEASE):
+            with stepwise(place, catalog, config) as finalizing, catalog.lease(GC_LEASE):
                 for actor in order:
                     if actor == "finalize":
                         finalizing.step()
@@ -235,6 +233,26 @@ def test_no_order_of_the_steps_leaves_a_record_without_its_blob(name: str, befor
         assert_consistent(catalog)
     assert collector.moved
     assert len(attempts) > 1
+
+
+@pytest.mark.parametrize("before", ["record", "orphan", "nothing"])
+@pytest.mark.parametrize("name", EVERY_STORAGE)
+def test_no_order_of_the_steps_leaves_a_record_without_its_blob(name: str, before: str, quick_place: Path) -> None:
+    force_every_order(quick_place, EVERY_STORAGE[name](quick_place), before)
+
+
+@pytest.mark.parametrize(
+    ("guard", "instead"),
+    [("operations._refuse_what_may_be_gone", lambda *_: None), ("changes.is_condemned", lambda *_: False)],
+    ids=["epoch", "announcement"],
+)
+@pytest.mark.parametrize("name", EVERY_STORAGE)
+def test_a_missing_guard_is_noticed(
+    name: str, guard: str, instead: Callable[..., Any], quick_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"kvcatalog.store.{guard}", instead)
+    with pytest.raises(AssertionError, match="nothing lies at"):
+        force_every_order(quick_place, EVERY_STORAGE[name](quick_place), "orphan")
 
 
 def test_a_blob_that_is_taken_before_it_is_linked_is_stored_again(tmp_path: Path) -> None:
