@@ -21,6 +21,7 @@ from kvcatalog.blobs import BlobStore, LocalFile, Publication, new_label, transl
 from kvcatalog.digest import HashingWriter
 from kvcatalog.errors import (
     BlobCondemnedError,
+    BlobNotFoundError,
     DigestMismatchError,
     InvalidValueError,
     NotFoundError,
@@ -288,7 +289,10 @@ class _Finalizing:
     def _link(self, path: str) -> tuple[str, ...]:
         """Give a content-addressed blob a readable name as well, where links are to be had, and return its URI."""
         for name in layout.distinct_paths(self.candidate.path, self.file.sha256):
-            linked = self.store.link(path, name)
+            try:
+                linked = self.store.link(path, name)
+            except BlobNotFoundError as error:
+                raise BlobCondemnedError(f"{self.store.uri_of(path)}: taken away since it was stored") from error
             if linked.refused is not None:
                 _log.info("%s: has no readable name: %s", self.store.uri_of(path), linked.refused)
                 break
