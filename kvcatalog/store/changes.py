@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from kvcatalog.kv.table import Index, index_changes
-from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
     BY_KEY,
     BY_SHA256,
@@ -224,7 +224,7 @@ def clear_condemned(transaction: WriteTransaction, root: int | None, path: str) 
     return True
 
 
-def condemns(transaction: WriteTransaction) -> bool:
+def condemns(transaction: ReadTransaction) -> bool:
     """Tell whether any blob is about to be taken away."""
     return transaction.entries(CONDEMNED) > 0
 

@@ -37,7 +37,7 @@ from kvcatalog.models import (
     VariantRegistration,
 )
 from kvcatalog.schema import COUNTERS, RootRow
-from kvcatalog.store import operations, reading, registering
+from kvcatalog.store import changes, operations, reading, registering
 from kvcatalog.store.lmdb_reader import LmdbReader
 from kvcatalog.store.operations import Scribe
 from kvcatalog.store.tally import write_tally
@@ -302,10 +302,17 @@ class LmdbCatalog(LmdbReader):
         try:
             return self._writer.submit(operation)
         except BlobCondemnedError:
-            with suppress(CatalogLockedError), self.lease(GC_LEASE):
-                # Nobody knows how far it came, so the blob has to be looked for all the same.
-                self._write(operations.clear_stale)
+            if (
+                self._anything_condemned()
+            ):  # else blobs were taken away already, and nobody is to be kept from the lease
+                with suppress(CatalogLockedError), self.lease(GC_LEASE):
+                    # Nobody knows how far it came, so the blob has to be looked for all the same.
+                    self._write(operations.clear_stale)
             raise
+
+    def _anything_condemned(self) -> bool:
+        with self._read() as transaction:
+            return changes.condemns(transaction)
 
     def _write(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
         """Put an operation through the writing door."""
