@@ -39,7 +39,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Row:
-    """Our figure beside a baseline's, a sample of each for every turn; `at_least` or `at_most` is asked of the ratio."""
+    """Our figure beside a baseline's, a sample of each for every turn; a goal is asked of the ratio."""
 
     work: str
     unit: str
