@@ -14,7 +14,7 @@ import lmdb
 from kvcatalog import open_catalog, telemetry
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.schema import COUNTERS, TABLES
-from tools.bench.stream import Feed, request_at, row_at
+from tools.bench.stream import CAS_PREFIX, ROOT_URI, Feed, request_at, row_at
 from tools.bench.workload import INSERT, SCHEMA, SELECT, Row
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from kvcatalog import LmdbCatalog
     from kvcatalog.kv.table import Table
 
-ROOT_URI = "file:///srv/data/docs"
 _BUSY_SECONDS = 600.0
 _RAW_MAP_BYTES = 1 << 36
 
@@ -46,7 +45,7 @@ CREATE UNIQUE INDEX idx_variants_unique ON variants(document_id, variant);
 def catalog_at(folder: Path) -> LmdbCatalog:
     """Open or make the catalog in a folder, with the root below which the workload's blobs lie."""
     catalog = open_catalog(folder / "catalog")
-    catalog.add_root(ROOT_URI, uuid="8a4a0d58-7d0e-4f0c-a6a1-b0a1e6b1f0ce")
+    catalog.add_root(ROOT_URI, uuid="8a4a0d58-7d0e-4f0c-a6a1-b0a1e6b1f0ce", cas_prefix=CAS_PREFIX)
     return catalog
 
 

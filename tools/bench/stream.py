@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kvcatalog import RegistrationRequest
+from kvcatalog.layout import cas_relative_path
 from tools.bench.workload import DUPLICATE_EVERY, FIRST_CREATED_MICROSECONDS, RESOLVERS, RUN_COUNT, Source, sql_row
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 SEED = 1
+ROOT_URI = "file:///srv/data/docs"
+CAS_PREFIX = "sha256"
 _STRIDE = 2_654_435_761
 _NUMBERS = 1 << 32
 """A prime and a power of two: steps of the one visit every number below the other once."""
@@ -56,8 +59,10 @@ def request_at(position: int) -> RegistrationRequest:
 
 
 def row_at(position: int) -> tuple[str | int, ...]:
-    """Return the record at a position as the columns of the SQLite table."""
-    return sql_row(source_at(position))
+    """Return the record at a position as the columns of the SQLite table, its blob at the content-addressed place."""
+    source = source_at(position)
+    row = sql_row(source)
+    return (*row[:6], f"{ROOT_URI}/{cas_relative_path(CAS_PREFIX, source.sha256)}", *row[7:])
 
 
 class Feed(Generic[Made]):
