@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kvcatalog import open_catalog
+from kvcatalog import LmdbCatalog, open_catalog
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -35,3 +35,34 @@ def test_an_answer_from_a_cold_shell_is_timed(tmp_path: Path) -> None:
         "show --catalog",
         "show --config",
     ]
+
+
+def test_the_catalog_is_put_beside_its_baselines(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    sizes = ("--records", "300", "--operations", "64", "--base", "50", "--lookups", "20", "--growth", "50", "100")
+    printed = run("tools.bench", *sizes, "--repeats", "1", "--dir", str(tmp_path), "--json", str(report))
+    rows = json.loads(report.read_text())["rows"]
+    works = {
+        "durable registrations, 1 thread",
+        "durable registrations, 16 threads",
+        "durable registrations, 64 threads",
+        "durable registrations, 4 processes of 16 threads",
+        "register_many, 300 new, default batches",
+        "register_many, 300 new, 10,000 a commit",
+        "register_many, 300 known, default batches",
+        "file, bytes a record",
+        "live pages, bytes a record",
+        "get by key",
+        "get by id",
+        "get by sha256",
+        "get by artifact",
+        "stats",
+        "dedup-report, totals",
+        "dedup-report, every group",
+        "bulk registration, 100 records",
+        "durable registration, 100 records",
+    }
+    if hasattr(LmdbCatalog, "register_async"):
+        works.add("durable registrations, one producer with futures")
+    assert {row["work"] for row in rows} == works
+    assert {line.split("  ")[0] for line in printed.splitlines()[2:]} == works
