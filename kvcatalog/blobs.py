@@ -72,7 +72,7 @@ class Publication(Struct, frozen=True):
     """What `publish` did.
 
     `stored`: the bytes are there now. `present`: the same content was there. `repaired`: other bytes lay at a
-    content-addressed place; they went to `quarantined`, and the right ones are there now. `taken`: another content
+    place that is this content's; they went to `quarantined`, and the right ones are there now. `taken`: another content
     lies there, and nothing was done. `how` the bytes came there: `moved` means that the place is a further name of the
     file itself, `linked` one of a twin. `refused` says why a hard link was not to be had and the bytes were copied.
     """
@@ -86,7 +86,8 @@ class Publication(Struct, frozen=True):
 class LocalFile:
     """A whole local file that is about to be stored, held open so that nothing else can take its place.
 
-    `path` is None where it has no name, `known_sha256` where nobody has read it yet. A file that has further names is
+    `path` is None where it has no name, `known_sha256` where nobody has read it yet, and
+    `known_size` where nobody has counted its bytes. A file that has further names is
     somebody's, who may change it, so it is copied unless it is said to be `linkable`. Use as a context manager, or
     close it.
     """
@@ -98,6 +99,7 @@ class LocalFile:
         self.linkable = linkable
         self.path = path
         self.known_sha256 = sha256
+        self.known_size: int | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], sha256: str | None = None, *, linkable: bool = False) -> Self:
@@ -119,7 +121,8 @@ class LocalFile:
     def sha256(self) -> str:
         """Return the digest in lowercase hex: the one that is known, or else from reading the bytes once."""
         if self.known_sha256 is None:
-            self.known_sha256 = self.read_sha256()
+            with self.reader() as stream:
+                self.known_sha256, self.known_size = sha256_stream(stream)
         return self.known_sha256
 
     def read_sha256(self) -> str:
@@ -196,6 +199,7 @@ class BlobStore(Protocol):
         *,
         sha256: str | None,
         content_addressed: bool = False,
+        owned: bool = False,
         read_back: bool = False,
         twins: Sequence[str] = (),
         content_type: str | None = None,
@@ -204,10 +208,12 @@ class BlobStore(Protocol):
 
         The file itself keeps its name. What is there already is taken for the same content if its size agrees and the
         digest that the store keeps, or the bytes themselves: these are compared under a path that is not
-        content-addressed, and with `read_back`. With `read_back` what is newly stored is read too, before anybody can
-        take it for good where that is possible; DigestMismatchError tells that it is not `sha256`, and then it is not
-        there. `twins` are paths of blobs with the same content: a hard link of the first that allows it is made, where
-        the store knows links. Durable on return; the time of what was present is renewed where the store can do that.
+        content-addressed, and with `read_back`. Other bytes are left alone, unless the path is content-addressed or
+        `owned`, which says that a record keeps this very content there: then they go to quarantine. With `read_back`
+        what is newly stored is read too, before anybody can take it for good where that is possible;
+        DigestMismatchError tells that it is not `sha256`, and then it is not there. `twins` are paths of blobs with the
+        same content: a hard link of the first that has it (it is read) and allows it is made, where the store knows
+        links. Durable on return; the time of what was present is renewed where the store can do that.
         """
         ...
 

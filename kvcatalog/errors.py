@@ -188,9 +188,11 @@ class RootUnreachableError(CatalogUnavailableError):
 
 
 class RootOwnershipError(CatalogUnavailableError):
-    """A storage root belongs to another catalog, or to another generation of this one."""
+    """A storage root belongs to another catalog or generation, or is not where the catalog knows it."""
 
-    advice = "Use a root of its own for each catalog; `kvcatalog roots adopt` takes a root over on purpose."
+    advice = (
+        "Use a root of its own for each catalog; `kvcatalog roots adopt` takes a root over, or follows one that moved."
+    )
 
 
 OS_ERRORS: dict[int, type[CatalogError]] = {

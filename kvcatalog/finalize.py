@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypedDict, Unpack
 
 from msgspec import Struct, structs
 
 from kvcatalog import layout, telemetry, values
 from kvcatalog.blobs import BlobStore, LocalFile, Publication, new_label, translated
-from kvcatalog.digest import HashingWriter
+from kvcatalog.digest import HashingWriter, sha256_stream
 from kvcatalog.errors import (
     BlobCondemnedError,
     BlobNotFoundError,
+    CatalogError,
     DigestMismatchError,
     InvalidValueError,
     NotFoundError,
@@ -30,7 +33,7 @@ from kvcatalog.errors import (
 )
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.models import DocumentRecord, Outcome, Registration, VariantRecord, VariantRegistration
-from kvcatalog.storage import forget_storage, open_storage
+from kvcatalog.storage import forget_storage, open_storage, refuse_what_is_kept
 from kvcatalog.uris import file_path, file_uri
 
 if TYPE_CHECKING:
@@ -40,7 +43,9 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str] | BinaryIO | HashingWriter
 
 _READ_BYTES = 1 << 20
+_ALL_BITS = 0o777
 _TWINS_MAX = 4
+_TWINS_LOOKED_AT = 64
 _WAIT_SECONDS_FIRST = 0.002
 _WAIT_SECONDS_MAX = 0.25
 
@@ -114,17 +119,17 @@ def finalize_candidate_download(
     try:
         is_wanted = active is not None and cfg_catalog.compute_sha256
         hashing = config.layout == "cas" or declared is not None or is_wanted
-        with _local_file(source, store, hashing=hashing) as file:
+        with _local_file(source, store, active, hashing=hashing) as file:
             reads_back = active is not None and cfg_catalog.verify_on_register
             work = _Finalizing(store, config, active, candidate=candidate, file=file, reads_back=reads_back)
             sha256 = file.sha256() if hashing or reads_back else None
-            if isinstance(source, HashingWriter) and source.size != file.size:
+            if file.known_size not in {None, file.size}:
                 outcome = work.set_aside("size-mismatch")
             elif declared not in {None, sha256}:
                 outcome = work.set_aside("digest-mismatch")
             else:
                 outcome = work.finished(sha256)
-            _remove_source(file, outcome, active)
+            _remove_source(file, active, outcome)
     except RootUnreachableError:
         forget_storage(store)
         raise
@@ -144,6 +149,12 @@ class _Candidate(Struct, frozen=True):
         """Where people find it."""
         name = layout.basename_of(self.source_url, content_type=self.content_type, variant=self.variant)
         return layout.policy_relative_path(self.artifact_id, name)
+
+
+class _Wishes(TypedDict, total=False):
+    content_addressed: bool
+    owned: bool
+    twins: tuple[str, ...]
 
 
 class _Stored(Struct, frozen=True):
@@ -174,7 +185,12 @@ class _Finalizing:
         self.candidate = candidate
         self.file = file
         self.reads_back = reads_back
-        self.size = file.size
+        self.has_stored = False
+
+    @property
+    def size(self) -> int:
+        """The number of bytes that the digest is of."""
+        return self.file.size if self.file.known_size is None else self.file.known_size
 
     def finished(self, sha256: str | None) -> DownloadOutcome:
         """Store and register, again as long as garbage collection gets in between."""
@@ -194,7 +210,9 @@ class _Finalizing:
         epoch = self.catalog.blob_epoch()
         document = self._document(self.catalog)
         known = self._known(self.catalog, document)
-        same = known if known is not None and sha256 is not None and known.sha256 == sha256 else None
+        if known is not None and known.sha256 is None and known.bytes == self.size:
+            known, sha256 = self._told_apart(self.catalog, known, sha256)
+        same = known if known is not None and known.sha256 in {sha256, self.file.known_sha256} - {None} else None
         stored = self._stored_elsewhere(same) or self._store(sha256, same)
         if same is not None and stored.uri != same.storage_uri:
             stored = structs.replace(stored, links=(*stored.links, stored.uri))  # the record has a further copy now
@@ -215,27 +233,61 @@ class _Finalizing:
         variants = catalog.get_variants(document.id)
         return next((each for each in variants if each.variant == self.candidate.variant), None)
 
+    def _told_apart(
+        self, catalog: CatalogStore, known: DocumentRecord | VariantRecord, sha256: str | None
+    ) -> tuple[DocumentRecord | VariantRecord, str | None]:
+        """Compare with a content of the same size that has no digest yet, if its bytes can be read.
+
+        Where it is another content, its record gets the digest, so that the two are a conflict and neither is lost.
+        """
+        try:
+            digest = self._read_digest(known.storage_uri)
+        except (CatalogError, OSError):
+            return known, sha256
+        with_digest = structs.replace(known, sha256=digest)
+        if digest == self.file.sha256():
+            return with_digest, sha256
+        self._register_known(catalog, with_digest)
+        return with_digest, self.file.sha256()
+
+    def _read_digest(self, uri: str) -> str:
+        path = self.store.path_of(uri)
+        if path is not None:
+            with self.store.open(path) as stream:
+                return sha256_stream(stream)[0]
+        with LocalFile.open(file_path(uri) or "") as file:
+            return file.read_sha256()
+
     def _stored_elsewhere(self, same: DocumentRecord | VariantRecord | None) -> _Stored | None:
-        """Return the known place of the content if that is a file outside this root, and it is there."""
+        """Return the known place of the content if that is a file outside this root, and it is there, durably."""
         path = None if same is None else file_path(same.storage_uri)
         if same is None or path is None or self.store.path_of(same.storage_uri) is not None:
             return None
         with suppress(OSError, InvalidValueError), LocalFile.open(path) as there:
-            if there.size == self.size and (not self.reads_back or there.read_sha256() == same.sha256):
+            if there.size == self.size and there.read_sha256() == same.sha256:
+                os.fsync(there.descriptor)
+                folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
                 return _Stored(path, same.storage_uri, Publication("present"))
         return None
 
     def _store(self, sha256: str | None, same: DocumentRecord | VariantRecord | None) -> _Stored:
         """Bring the bytes to their place, in which they may lie already."""
         place = None if same is None else self._own_place(same)
-        if place is not None:
-            return self._stored(place, self._publish(place, sha256, owned=True))
         if self.config.layout == "cas":
             path = layout.cas_relative_path(self.config.cas_prefix, bytes.fromhex(sha256 or self.file.sha256()))
-            publication = self._publish(path, sha256, owned=True)
-            return self._stored(path, publication, self._link(path) if self.config.policy_links else ())
+            if place in {None, path}:
+                publication = self._publish(path, sha256, content_addressed=True)
+                return self._stored(path, publication, self._link(path) if self.config.policy_links else ())
+        if place is not None:
+            return self._stored(place, self._publish(place, sha256, owned=True))
         twins = self._twins(sha256)
         for path in layout.distinct_paths(self.candidate.path, self.file.sha256):
+            if self._is_claimed(path):
+                continue
             publication = self._publish(path, sha256, twins=tuple(twin for twin in twins if twin != path))
             if publication.state != "taken":
                 return self._stored(path, publication)
@@ -247,24 +299,29 @@ class _Finalizing:
     def _own_place(self, known: DocumentRecord | VariantRecord) -> str | None:
         """Return the path at which a known content lies below this root, if it is no other content's as well."""
         path = self.store.path_of(known.storage_uri)
-        if path is None or self.catalog is None:
-            return None
-        digests = {record.sha256 for record in self.catalog.get_by_storage_uri(known.storage_uri)}
-        digests |= {variant.sha256 for variant in self.catalog.get_variants_by_storage_uri(known.storage_uri)}
-        return path if digests <= {known.sha256} else None
+        return None if path is None or self._contents_of(known.storage_uri) - {known.sha256} else path
 
-    def _publish(
-        self, path: str, sha256: str | None, *, owned: bool = False, twins: tuple[str, ...] = ()
-    ) -> Publication:
+    def _is_claimed(self, path: str) -> bool:
+        """Tell whether another content belongs at a path, whether it is there or not."""
+        contents = self._contents_of(self.store.uri_of(path))
+        return bool(contents) and contents != {self.file.sha256()}
+
+    def _contents_of(self, uri: str) -> set[str]:
+        """Return the digests that the catalog expects at a place."""
+        if self.catalog is None:
+            return set()
+        return {each.sha256 for each in self.catalog.references(uri) if each.sha256 is not None}
+
+    def _publish(self, path: str, sha256: str | None, **wishes: Unpack[_Wishes]) -> Publication:
         publication = self.store.publish(
             self.file,
             path,
             sha256=sha256,
-            content_addressed=owned,
             read_back=self.reads_back,
-            twins=twins,
             content_type=self.candidate.content_type,
+            **wishes,
         )
+        self.has_stored = self.has_stored or publication.how in {"moved", "copied", "uploaded"}
         if publication.quarantined is not None:
             telemetry.verify_failed()
             _log.warning(
@@ -272,7 +329,10 @@ class _Finalizing:
                 self.store.uri_of(path),
                 self.store.uri_of(publication.quarantined),
             )
-        if publication.refused is not None:
+        if publication.refused in {"other content", "other size"}:
+            telemetry.verify_failed()
+            _log.warning("%s: a blob that should be equal is not; the right bytes were stored", self.store.uri_of(path))
+        elif publication.refused is not None:
             _log.info("%s: copied, not linked: %s", self.store.uri_of(path), publication.refused)
         return publication
 
@@ -281,10 +341,11 @@ class _Finalizing:
         if sha256 is None or self.catalog is None or not self.config.hardlink_dedup:
             return ()
         same = Filter((Condition("sha256", "=", sha256),))
-        page = self.catalog.search(same, sort="id", reverse=True, limit=_TWINS_MAX)
+        page = self.catalog.search(same, sort="id", reverse=True, limit=_TWINS_LOOKED_AT)
         uris = [record.storage_uri for record in page.records]
+        uris += [variant.storage_uri for variant in self.catalog.get_variants_by_sha256(sha256)[-_TWINS_MAX:]]
         paths = (self.store.path_of(uri) for uri in dict.fromkeys(uris))
-        return tuple(path for path in paths if path is not None)
+        return tuple(islice((path for path in paths if path is not None), _TWINS_MAX))
 
     def _link(self, path: str) -> tuple[str, ...]:
         """Give a content-addressed blob a readable name as well, where links are to be had, and return its URI."""
@@ -333,12 +394,32 @@ class _Finalizing:
             links=stored.links,
         )
 
+    def _register_known(self, catalog: CatalogStore, known: DocumentRecord | VariantRecord) -> None:
+        """Add the digest that a known record was found to have."""
+        if isinstance(known, VariantRecord):
+            catalog.register_variant(
+                document_id=known.document_id,
+                variant=known.variant,
+                storage_uri=known.storage_uri,
+                bytes=known.bytes,
+                sha256=known.sha256,
+            )
+        else:
+            catalog.register(
+                artifact_id=known.artifact_id,
+                source_url=known.source_url,
+                resolver=known.resolver,
+                storage_uri=known.storage_uri,
+                bytes=known.bytes,
+                sha256=known.sha256,
+            )
+
     def _outcome(
         self, stored: _Stored, sha256: str | None, registration: Registration | VariantRegistration | None
     ) -> DownloadOutcome:
         publication = stored.publication
         is_new = registration is not None and registration.outcome != "existing"
-        dedup_hit = is_new and (publication.state == "present" or publication.how == "linked")
+        dedup_hit = is_new and not self.has_stored
         if dedup_hit:
             telemetry.dedup_hit(self.candidate.resolver)
         return DownloadOutcome(
@@ -377,54 +458,60 @@ class _Finalizing:
 
 
 @contextmanager
-def _local_file(source: Source, store: BlobStore, *, hashing: bool) -> Iterator[LocalFile]:
+def _local_file(
+    source: Source, store: BlobStore, catalog: CatalogStore | None, *, hashing: bool
+) -> Iterator[LocalFile]:
     """Open what is to be stored; a stream is written to a file without a name first, and hashed on the way."""
-    if isinstance(source, HashingWriter):
-        path, known = source.path, source.sha256
-    elif isinstance(source, str | os.PathLike):
-        path, known = os.fspath(source), None
-    else:
+    if not isinstance(source, str | os.PathLike | HashingWriter):
         writer, file = store.staging_file()
-        with file:
-            with writer:
-                file.known_sha256 = _spool(source, writer, store.uri, hashing=hashing)
+        with file, writer:
+            file.known_sha256, file.known_size = _spool(source, writer, store.uri, hashing=hashing)
             yield file
         return
+    path = source.path if isinstance(source, HashingWriter) else os.fspath(source)
+    refuse_what_is_kept(path, store, catalog)
     try:
-        file = LocalFile.open(path, known)
+        file = LocalFile.open(path)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:
         raise InvalidValueError("source", f"{path!r} cannot be read: {error}") from error
     with file:
+        if isinstance(source, HashingWriter):
+            file.known_sha256, file.known_size = source.sha256, source.size
         yield file
 
 
-def _spool(source: BinaryIO, target: BinaryIO, place: str, *, hashing: bool) -> str | None:
-    """Copy a stream to its end and return its digest; errors of the source pass as they are."""
+def _spool(source: BinaryIO, target: BinaryIO, place: str, *, hashing: bool) -> tuple[str | None, int]:
+    """Copy a stream to its end, and return its digest and length; errors of the source pass as they are."""
     hasher = hashlib.sha256() if hashing else None
+    size = 0
     while data := source.read(_READ_BYTES):
         if hasher is not None:
             hasher.update(data)
+        size += len(data)
+        rest = memoryview(data)
         with translated(place):
-            target.write(data)
-    with translated(place):
-        target.flush()
-    return None if hasher is None else hasher.hexdigest()
+            while rest:
+                rest = rest[target.write(rest) :]
+    with suppress(OSError, AttributeError):  # not every stream is a file
+        mode = os.fstat(source.fileno()).st_mode
+        if stat.S_ISREG(mode):  # what is private stays private in the store
+            os.fchmod(target.fileno(), mode & os.fstat(target.fileno()).st_mode & _ALL_BITS)
+    return None if hasher is None else hasher.hexdigest(), size
 
 
-def _remove_source(file: LocalFile, outcome: DownloadOutcome, catalog: CatalogStore | None) -> None:
-    """Remove a temporary file that is not needed any more, unless its name is a blob's."""
+def _remove_source(file: LocalFile, catalog: CatalogStore | None, outcome: DownloadOutcome) -> None:
+    """Remove a temporary file that is not needed any more, unless its name is a blob's, or another file's by now."""
     if file.path is None:
         return
     if outcome.path is not None and os.path.realpath(file.path) == os.path.realpath(outcome.path):
         return
-    if catalog is not None:
-        uri = file_uri(file.path)
-        if catalog.get_by_storage_uri(uri) or catalog.get_variants_by_storage_uri(uri):
-            return
+    if catalog is not None and catalog.references(file_uri(file.path)):
+        return
     try:
-        os.unlink(file.path)
+        if os.path.samestat(os.lstat(file.path), os.fstat(file.descriptor)):
+            os.unlink(file.path)
     except FileNotFoundError:
         pass
     except OSError as error:

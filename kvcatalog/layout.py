@@ -22,7 +22,7 @@ STAGING_PATH = f"{OURS}/staging"
 QUARANTINE_PATH = f"{OURS}/quarantine"
 TRASH_PATH = f"{OURS}/trash"
 
-_CAS = "cas"
+CAS = "cas"
 _NAME_BYTES_MAX = 180
 """Leaves room in the 255 bytes of a file's name for what tells two contents apart."""
 
@@ -53,13 +53,13 @@ _SUFFIXES = {
 def cas_relative_path(cas_prefix: str, digest: bytes) -> str:
     """Return where below a root a content-addressed blob lies."""
     digits = digest.hex()
-    return f"{_CAS}/{cas_prefix}/{digits[:2]}/{digits[2:]}"
+    return f"{CAS}/{cas_prefix}/{digits[:2]}/{digits[2:]}"
 
 
 def policy_relative_path(artifact_id: str, url_basename: str) -> str:
     """Return where below a root a blob lies that people find by its work."""
     folder = _cleaned(artifact_id)
-    if folder.lower() == _CAS:
+    if folder.lower() == CAS:
         folder = f"_{folder}"
     return f"{folder}/{_cleaned(url_basename, keeps_suffix=True)}"
 

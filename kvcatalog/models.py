@@ -116,6 +116,14 @@ class Conflict(Struct, frozen=True, gc=False):
     count: int
 
 
+class Reference(Struct, frozen=True, gc=False):
+    """Something that refers to a stored blob; `sha256` is what it expects there, None where that is not known."""
+
+    kind: Literal["document", "variant", "conflict", "link"]
+    document_id: int
+    sha256: str | None
+
+
 class Sighting(Struct, frozen=True, gc=False):
     """A later run met a document that an earlier one had registered."""
 
@@ -224,6 +232,7 @@ __all__ = [
     "Outcome",
     "Page",
     "Possession",
+    "Reference",
     "Registration",
     "RegistrationFields",
     "RegistrationRequest",

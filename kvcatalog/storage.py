@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from uuid import uuid4
 
+from msgspec import Struct
+
+from kvcatalog import layout
 from kvcatalog.blobs import BlobStore, Marker
-from kvcatalog.errors import RootOwnershipError, RootUnreachableError
+from kvcatalog.errors import ConfigError, InvalidValueError, RootOwnershipError, RootUnreachableError
+from kvcatalog.filters import Condition, Filter
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.models import CatalogIdentity
 from kvcatalog.uris import absolute_path, file_path
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
     from kvcatalog.store.protocol import CatalogStore
 
 _KEPT_OPEN_MAX = 32
+_BUCKET_CHECK_SECONDS = 10.0
+_LOOKED_FOR_MAX = 16
 
 
 RootState = Literal["ok", "unreachable", "of another catalog", "of another generation"]
@@ -37,7 +45,15 @@ class _Key(NamedTuple):
     identity: CatalogIdentity | None
 
 
-_open: OrderedDict[_Key, BlobStore] = OrderedDict()
+class _Opened(Struct):
+    """A root that is kept open; `checked` is when its marker was read last, in seconds of the monotonic clock."""
+
+    store: BlobStore
+    marker: Marker | None
+    checked: float
+
+
+_open: OrderedDict[_Key, _Opened] = OrderedDict()
 
 
 def open_storage(config: StorageConfig, catalog: CatalogStore | None = None) -> BlobStore:
@@ -45,41 +61,80 @@ def open_storage(config: StorageConfig, catalog: CatalogStore | None = None) -> 
 
     A place that nobody knows becomes a root of the catalog: it gets a marker, then the catalog knows it. Raises
     RootUnreachableError where a known root has no marker, RootOwnershipError where the marker names another catalog or
-    generation, or where a root was copied and both places are there.
+    generation, where a root was moved or copied, or lies inside a root of another catalog. The marker of a folder is
+    read at each call, that of a bucket at most every few seconds, so a root that was taken over is noticed.
     """
     place = absolute_path(config.root_dir) if config.backend == "fs" else ""
     key = _Key(place, config, None if catalog is None else catalog.identity)
-    store = _open.get(key)
-    if store is None:
-        store = _store(config)
-        if catalog is None:
-            store.prepare()
-        else:
-            store = _claimed(store, config, catalog)
-        _open[key] = store
-        if len(_open) > _KEPT_OPEN_MAX:
-            _open.popitem(last=False)
+    opened = _open.get(key)
+    if opened is not None and _still_holds(opened):
+        return opened.store
+    store, marker = _store(config), None
+    if catalog is None:
+        store.prepare()
+    else:
+        store, marker = _claimed(store, config, catalog)
+    _open[key] = _Opened(store, marker, monotonic())
+    if len(_open) > _KEPT_OPEN_MAX:
+        _open.popitem(last=False)
     return store
+
+
+def _still_holds(opened: _Opened) -> bool:
+    if opened.marker is None:
+        return True
+    if not isinstance(opened.store, FileBlobStore) and monotonic() < opened.checked + _BUCKET_CHECK_SECONDS:
+        return True
+    try:
+        opened.checked = monotonic()
+        return opened.store.read_marker() == opened.marker
+    except RootUnreachableError:
+        return False
 
 
 def forget_storage(store: BlobStore) -> None:
     """Open a store anew next time, with all checks: what was found out about its root may hold no more."""
-    for key in [key for key, known in list(_open.items()) if known is store]:
+    for key in [key for key, opened in list(_open.items()) if opened.store is store]:
         _open.pop(key, None)
 
 
-def adopt_root(config: StorageConfig, catalog: CatalogStore) -> Root:
+def adopt_root(config: StorageConfig, catalog: CatalogStore, *, force: bool = False) -> Root:
     """Make a root this catalog's on purpose, whatever its marker says; records below it stay what they are.
 
-    For a catalog that was restored from a backup, a root whose marker was lost, or one taken over from another catalog,
-    whose garbage collection will then refuse it.
+    For a root that was moved, a catalog that was restored from a backup, a marker that was lost, or a root that is
+    taken over from another catalog, which then writes and removes nothing there any more. Where the catalog knows
+    blobs below the root and none of some that are looked for is there, RootUnreachableError unless `force` is given:
+    it may be the empty folder below a mount that is gone. RootOwnershipError if the catalog knows another root there.
     """
     store = _store(config)
-    marker = store.read_marker()
-    known = next((root for root in catalog.roots() if root.uri == store.uri), None)
-    uuid = marker.uuid if marker is not None else known.uuid if known is not None else str(uuid4())
+    try:
+        marker = store.read_marker()
+    except RootUnreachableError:
+        marker = None  # it cannot be read, and is written anew
+    roots = catalog.roots()
+    there = next((root for root in roots if root.uri == store.uri), None)
+    uuid = marker.uuid if marker is not None else there.uuid if there is not None else str(uuid4())
+    if there is not None and there.uuid != uuid:
+        raise RootOwnershipError(
+            f"{store.uri} holds root {uuid}, and the catalog knows root {there.uuid} there: adopt that one where it is"
+            " now, first"
+        )
+    known = next((root for root in roots if root.uuid == uuid), None)
+    if known is not None and known.cas_prefix != config.cas_prefix:
+        raise ConfigError(f"storage.cas_prefix: the root has {known.cas_prefix!r}, and its blobs lie there")
+    if known is not None and not force:
+        _find_some(known, store, catalog)
     store.write_marker(Marker(uuid, catalog.identity.uuid, catalog.identity.generation), replace=True)
     return catalog.add_root(store.uri, uuid=uuid, cas_prefix=config.cas_prefix)
+
+
+def _find_some(known: Root, store: BlobStore, catalog: CatalogStore) -> None:
+    where = Filter((Condition("uri", "=", f"{known.uri}/", prefix=True),))
+    records = catalog.search(where, sort="id", reverse=True, limit=_LOOKED_FOR_MAX).records
+    start = len(known.uri)
+    paths = [store.path_of(store.uri + record.storage_uri[start:]) for record in records]
+    if paths and not any(path is not None and store.stat(path) is not None for path in paths):
+        raise RootUnreachableError(f"{store.uri}: none of {len(paths)} blobs that were looked for is there")
 
 
 def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> RootState:
@@ -96,6 +151,23 @@ def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> Root
     if marker.catalog != catalog.identity.uuid:
         return "of another catalog"
     return "ok" if marker.generation == catalog.identity.generation else "of another generation"
+
+
+def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:
+    """Raise InvalidValueError for a source that somebody keeps: a file of a catalog, or of a root that is not ours."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if layout.OURS in folder.split("/"):
+        raise InvalidValueError("source", f"{path!r} is kept by a storage root")
+    if all(os.path.exists(os.path.join(folder, name)) for name in ("data.mdb", "lock.mdb")):
+        raise InvalidValueError("source", f"{path!r} lies in the folder of a catalog")
+    while (parent := os.path.dirname(folder)) != folder:
+        if os.path.exists(os.path.join(folder, layout.MARKER_PATH)):
+            marker = FileBlobStore(folder).read_marker()
+            is_ours = catalog is not None and marker is not None and marker.catalog == catalog.identity.uuid
+            is_same = isinstance(store, FileBlobStore) and os.path.samefile(folder, store.root)
+            if not (is_ours or is_same):
+                raise InvalidValueError("source", f"{path!r} lies in {folder}, a storage root of another catalog")
+        folder = parent
 
 
 def _store(config: StorageConfig) -> BlobStore:
@@ -115,14 +187,15 @@ def _store_at(root: Root, config: StorageConfig) -> BlobStore:
     return _store(config.model_copy(update={"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix}))
 
 
-def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> BlobStore:
-    """Make sure that a root is the catalog's, and return the store that stands for it."""
+def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> tuple[BlobStore, Marker]:
+    """Make sure that a root is the catalog's, and return the store that stands for it, with its marker."""
     identity = catalog.identity
     roots = catalog.roots()
     marker = store.read_marker()
     if marker is None:
         if any(root.uri == store.uri for root in roots):
             raise RootUnreachableError(f"{store.uri} is a root of this catalog, but its marker is not there")
+        _refuse_place(store, config, catalog)
         marker = store.write_marker(Marker(str(uuid4()), identity.uuid, identity.generation))
     if marker.catalog != identity.uuid:
         raise RootOwnershipError(f"{store.uri} belongs to another catalog, {marker.catalog}")
@@ -134,19 +207,55 @@ def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> 
         if root.uri == store.uri and root.uuid != marker.uuid:
             raise RootOwnershipError(f"{store.uri} holds another root of this catalog than the one it knows there")
         if root.uri != store.uri and root.uuid == marker.uuid:
-            known = _store_at(root, config)
-            there = known.read_marker()
-            if there is not None and there.uuid == marker.uuid:
-                store = _same_folder(known, store)
+            store = _same_folder(_store_at(root, config), store)
     catalog.add_root(store.uri, uuid=marker.uuid, cas_prefix=config.cas_prefix)
     if isinstance(store, FileBlobStore):
         store.sweep_staging()
-    return store
+    return store, marker
 
 
 def _same_folder(known: BlobStore, store: BlobStore) -> BlobStore:
-    """Return the root under its known name, if both names lead to one folder; RootOwnershipError if it is a copy."""
+    """Return the root under its known name, if both names lead to one folder; RootOwnershipError if they do not."""
     match known, store:
-        case FileBlobStore(), FileBlobStore() if os.path.samefile(known.root, store.root):
+        case FileBlobStore(), FileBlobStore() if _is_same_folder(known.root, store.root):
             return known
-    raise RootOwnershipError(f"{store.uri} is a copy of {known.uri}, which the catalog knows and which is still there")
+    raise RootOwnershipError(
+        f"{store.uri} is a copy of the root that the catalog knows as {known.uri}, or that root was moved there"
+    )
+
+
+def _is_same_folder(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _refuse_place(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> None:
+    """Refuse a place for a new root that lies inside a root of another catalog, or where this catalog lies."""
+    for above in _places_above(store, config):
+        marker = above.read_marker()
+        if marker is not None and marker.catalog != catalog.identity.uuid:
+            raise RootOwnershipError(f"{store.uri} lies inside {above.uri}, which belongs to another catalog")
+    if isinstance(store, FileBlobStore):
+        place = f"{os.path.realpath(store.root)}/"
+        catalog_folder = getattr(catalog, "path", None)
+        if layout.OURS in place.split("/"):
+            raise ConfigError(f"{store.root} is kept by a storage root")
+        if catalog_folder is not None:
+            folder = f"{os.path.realpath(catalog_folder)}/"
+            if place.startswith(folder) or folder.startswith(place):
+                raise ConfigError(f"{store.root} and the catalog {catalog_folder} lie one inside the other; part them")
+
+
+def _places_above(store: BlobStore, config: StorageConfig) -> Iterator[BlobStore]:
+    if isinstance(store, FileBlobStore):
+        folder = os.path.dirname(os.path.realpath(store.root))
+        while (parent := os.path.dirname(folder)) != folder:
+            if os.path.exists(os.path.join(folder, layout.MARKER_PATH)):
+                yield FileBlobStore(folder)
+            folder = parent
+        return
+    parts = [part for part in config.s3_prefix.split("/") if part]
+    for count in range(len(parts)):
+        yield _store(config.model_copy(update={"s3_prefix": "/".join(parts[:count])}))

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,25 @@ from kvcatalog import (
     InvalidValueError,
     LmdbCatalog,
     NotFoundError,
+    RootOwnershipError,
     RootUnreachableError,
     StorageConfig,
+    StorageFullError,
     UnsafePathError,
     VariantRecord,
+    adopt_root,
     finalize_candidate_download,
     open_catalog,
     telemetry,
 )
+from kvcatalog.digest import sha256_stream
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.schema import LINKS, CondemnedRow
 from kvcatalog.storage import forget_storage, open_storage
 from kvcatalog.store import changes
 from kvcatalog.store.lmdb_catalog import GC_LEASE
 from kvcatalog.uris import file_path
+from tests.support import need_root
 
 LAYOUTS = ("policy_path", "cas")
 KEY = {"artifact_id": "doi:10.1/a", "source_url": "https://x.org/paper.pdf", "resolver": "unpaywall"}
@@ -560,10 +566,239 @@ def test_dedup_hits_count_by_resolver(bench: Bench, metrics: InMemoryMetricReade
     assert count(metrics, "contentdownload_dedup_hits_total") == 2
 
 
-def test_a_moved_root_is_found_by_its_marker(bench: Bench, tmp_path: Path) -> None:
+def test_a_moved_root_is_followed_once_it_is_adopted(bench: Bench, tmp_path: Path) -> None:
     bench.finalize(b"one")
     forget_storage(open_storage(bench.config, bench.catalog))
     os.rename(tmp_path / "root", tmp_path / "moved")
     bench.config = bench.config.model_copy(update={"root_dir": str(tmp_path / "moved")})
-    assert bench.finalize(b"one").registration == "existing"
+    with pytest.raises(RootOwnershipError):
+        bench.finalize(bench.file(b"one"))
+    adopt_root(bench.config, bench.catalog)
+    assert bench.finalize(tmp_path / "download-2").registration == "existing"
     bench.check()
+
+
+def at(outcome: DownloadOutcome) -> Path:
+    assert outcome.path is not None
+    return Path(outcome.path)
+
+
+def test_a_place_that_fell_free_is_kept_for_its_record(by_name: Bench) -> None:
+    first = by_name.finalize(b"one")
+    at(first).unlink()
+    other = by_name.finalize(b"two")
+    assert (other.reason, at(other) != at(first)) == ("conflict", True)
+    assert by_name.finalize(b"one").path == first.path
+    assert (at(first).read_bytes(), at(other).read_bytes()) == (b"one", b"two")
+    by_name.check()
+
+
+def test_what_a_conflict_refers_to_is_not_moved_away_for_the_record(by_name: Bench) -> None:
+    """Both were registered at one place, as by importing a manifest of a run that wrote over its own file."""
+    first = by_name.finalize(b"one")
+    at(first).write_bytes(b"longer")
+    digest = hashlib.sha256(b"longer").hexdigest()
+    facts: dict[str, Any] = {**KEY, "bytes": 6, "sha256": digest, "storage_uri": first.storage_uri}
+    by_name.catalog.register(**facts)
+    again = by_name.finalize(b"one")
+    assert again.path != first.path
+    assert (at(first).read_bytes(), at(again).read_bytes()) == (b"longer", b"one")
+
+
+def test_rot_of_the_same_size_at_a_readable_place_is_found(by_name: Bench) -> None:
+    first = by_name.finalize(b"one")
+    at(first).write_bytes(b"0ne")
+    assert by_name.finalize(b"one").path == first.path
+    assert at(first).read_bytes() == b"one"
+    by_name.check()
+
+
+def test_a_rotted_twin_does_not_replace_good_bytes(by_name: Bench, metrics: InMemoryMetricReader) -> None:
+    first = by_name.finalize(b"one")
+    at(first).write_bytes(b"0ne")
+    second = by_name.finalize(b"one", artifact_id="b")
+    assert (at(second).read_bytes(), second.link_refused) == (b"one", "other content")
+    assert count(metrics, "contentdownload_verify_failures_total") == 1
+
+
+@pytest.mark.parametrize("hashed_later", [True, False])
+def test_other_bytes_of_the_same_size_are_a_conflict_without_digests_too(by_name: Bench, hashed_later: bool) -> None:
+    off = CatalogConfig(compute_sha256=False)
+    first = by_name.finalize(b"one", cfg_catalog=off)
+    other = by_name.finalize(b"two", cfg_catalog=CatalogConfig() if hashed_later else off)
+    assert other.registration == "conflict"
+    assert (at(first).read_bytes(), at(other).read_bytes()) == (b"one", b"two")
+    assert other.record is not None
+    assert (other.record.sha256, other.record.storage_uri) == (hashlib.sha256(b"one").hexdigest(), first.storage_uri)
+    (conflict,) = by_name.catalog.get_conflicts()
+    assert conflict.storage_uri == other.storage_uri
+    by_name.check()
+
+
+def test_a_file_elsewhere_that_has_changed_is_not_taken_for_the_content(by_name: Bench, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "imported.pdf"
+    elsewhere.write_bytes(b"XXX")
+    digest = hashlib.sha256(b"one").hexdigest()
+    facts: dict[str, Any] = {**KEY, "bytes": 3, "sha256": digest, "storage_uri": elsewhere.as_uri()}
+    by_name.catalog.register(**facts)
+    outcome = by_name.finalize(b"one")
+    assert outcome.path != str(elsewhere)
+    assert at(outcome).read_bytes() == b"one"
+
+
+def test_a_source_that_a_conflict_or_a_link_refers_to_stays(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, layout="cas", policy_links=True)
+    bench.finalize(b"one")
+    readable = tmp_path / "root/doi_10.1_a/paper.pdf"
+    bench.finalize(readable, artifact_id="b")
+    assert readable.exists()
+    bench = Bench(tmp_path)
+    bench.finalize(b"two", resolver="c")
+    conflict = bench.finalize(b"2", resolver="c")
+    assert conflict.reason == "conflict"
+    bench.finalize(at(conflict), artifact_id="d")
+    assert at(conflict).exists()
+
+
+def test_a_name_that_another_file_has_by_now_is_not_removed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = bench.file(b"one")
+    real = bench.catalog.register
+
+    def register(**fields: Any) -> Any:
+        source.unlink()
+        source.write_bytes(b"the next download")
+        return real(**fields)
+
+    monkeypatch.setattr(bench.catalog, "register", register)
+    bench.finalize(source)
+    assert source.read_bytes() == b"the next download"
+
+
+@pytest.mark.parametrize("kept", ["catalog/data.mdb", "catalog/lock.mdb", "root/.kvcatalog/root.json"])
+def test_what_the_catalog_keeps_for_itself_is_no_source(bench: Bench, tmp_path: Path, kept: str) -> None:
+    bench.finalize(b"one")
+    before = (tmp_path / kept).read_bytes()
+    with pytest.raises(InvalidValueError):
+        bench.finalize(tmp_path / kept, artifact_id="b")
+    assert (tmp_path / kept).read_bytes() == before
+
+
+def test_a_blob_of_another_catalog_is_no_source(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Bench(tmp_path / "other")
+    blob = at(other.finalize(b"one"))
+    with pytest.raises(InvalidValueError, match="another catalog"):
+        bench.finalize(blob)
+    assert blob.exists()
+
+
+def test_permissions_are_not_widened(bench: Bench, tmp_path: Path) -> None:
+    suspicious = bench.file(b"one")
+    suspicious.chmod(0o4755)
+    assert at(bench.finalize(suspicious)).stat().st_mode & 0o7000 == 0
+    private = tmp_path / "private"
+    private.write_bytes(b"two")
+    private.chmod(0o600)
+    with private.open("rb") as stream:
+        assert at(bench.finalize(stream, artifact_id="b")).stat().st_mode & 0o077 == 0
+
+
+def test_somebody_elses_file_becomes_a_copy(bench: Bench) -> None:
+    need_root()
+    source = bench.file(b"one")
+    os.chown(source, 65534, 65534)
+    assert at(bench.finalize(source)).stat().st_uid == 0
+
+
+def test_a_variant_is_a_twin_too(by_name: Bench) -> None:
+    by_name.finalize(b"one")
+    by_name.finalize(b"text", variant="text")
+    assert by_name.finalize(b"text", artifact_id="b").dedup_hit
+
+
+def test_storing_again_after_a_collection_is_no_dedup_hit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bench.catalog.register
+    calls: list[int] = []
+
+    def register(**fields: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise BlobCondemnedError("once more")
+        return real(**fields)
+
+    monkeypatch.setattr(bench.catalog, "register", register)
+    assert not bench.finalize(b"one").dedup_hit
+    assert len(calls) == 2
+
+
+def test_a_file_that_grows_while_it_is_hashed_goes_to_quarantine(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = bench.file(b"one")
+    real = sha256_stream
+
+    def growing(stream: Any) -> tuple[str, int]:
+        found = real(stream)
+        with source.open("ab") as more:
+            more.write(b"more")
+        return found
+
+    monkeypatch.setattr("kvcatalog.blobs.sha256_stream", growing)
+    assert bench.finalize(source, sha256=hashlib.sha256(b"one").hexdigest()).reason == "size-mismatch"
+    assert bench.catalog.stats().documents == 0
+
+
+def test_a_root_that_was_taken_over_is_not_written_to(bench: Bench, tmp_path: Path) -> None:
+    bench.finalize(b"one")
+    before = bench.files()
+    with open_catalog(tmp_path / "other") as other:
+        adopt_root(bench.config, other)
+        with pytest.raises(RootOwnershipError):
+            bench.finalize(b"two")
+    assert bench.files() == before
+
+
+def test_a_stream_onto_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.config = StorageConfig(root_dir=str(small_disk / "root"))
+    with pytest.raises(StorageFullError):
+        bench.finalize(io.BytesIO(b"x" * 600_000))
+    assert bench.catalog.stats().documents == 0
+    assert bench.files() == {}
+
+
+def test_bytes_and_names_are_flushed_in_the_order_that_a_crash_asks_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file before its name, its name before the record, the record before the source goes."""
+    bench.finalize(b"zero", artifact_id="z")
+    source = bench.file(b"one")
+    steps: list[str] = []
+
+    def told(name: str, real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if name == "fsync":
+                status = os.fstat(arguments[0])
+                steps.append("flush folder" if stat.S_ISDIR(status.st_mode) else "flush file")
+            else:
+                steps.append(name)
+            return real(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", told("fsync", os.fsync))
+    monkeypatch.setattr(os, "link", told("link", os.link))
+    monkeypatch.setattr(os, "mkdir", told("mkdir", os.mkdir))
+    monkeypatch.setattr(os, "unlink", told("unlink", os.unlink))
+    monkeypatch.setattr(bench.catalog, "register", told("register", bench.catalog.register))
+    bench.finalize(source)
+    while "mkdir" in steps:  # every new folder is flushed into the one above before anything lies in it
+        at_ = steps.index("mkdir")
+        assert steps[at_ + 1] == "flush folder"
+        del steps[: at_ + 1]
+    assert [step for step, following in zip(steps, [*steps[1:], ""], strict=True) if step != following] == [
+        "flush folder",
+        "flush file",
+        "link",
+        "flush folder",
+        "register",
+        "unlink",
+    ]

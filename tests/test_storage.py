@@ -5,11 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from kvcatalog import LmdbCatalog, RootOwnershipError, RootUnreachableError, StorageConfig, adopt_root, open_catalog
-from kvcatalog.blobs import Marker
+from kvcatalog import (
+    ConfigError,
+    LmdbCatalog,
+    RootOwnershipError,
+    RootUnreachableError,
+    StorageConfig,
+    StoragePermissionError,
+    UnsafePathError,
+    adopt_root,
+    finalize_candidate_download,
+    open_catalog,
+)
+from kvcatalog.blobs import LocalFile, Marker
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.storage import forget_storage, open_storage
-from tests.support import child, finished
+from tests.support import child, finished, forked, need_root
 
 
 @pytest.fixture
@@ -82,7 +93,6 @@ def test_a_root_of_another_catalog_is_refused_until_it_is_adopted(
         assert uuid is not None
         assert adopted.uuid == uuid.uuid
         open_storage(config, other)
-    forget_storage(open_storage(config, catalog))
     with pytest.raises(RootOwnershipError):
         open_storage(config, catalog)
 
@@ -102,7 +112,11 @@ def test_another_generation_is_refused_until_it_adopts(config: StorageConfig, ca
 def test_a_root_that_was_moved_is_the_same_root(config: StorageConfig, catalog: LmdbCatalog) -> None:
     store = open_storage(config, catalog)
     os.rename(config.root_dir, config.root_dir + "-moved")
-    moved = open_storage(config.model_copy(update={"root_dir": config.root_dir + "-moved"}), catalog)
+    there = config.model_copy(update={"root_dir": config.root_dir + "-moved"})
+    with pytest.raises(RootOwnershipError, match="moved"):
+        open_storage(there, catalog)
+    adopt_root(there, catalog)
+    moved = open_storage(there, catalog)
     assert [(root.id, root.uri) for root in catalog.roots()] == [(1, moved.uri)]
     assert moved.uri != store.uri
 
@@ -157,3 +171,86 @@ with open_catalog(sys.argv[1]) as catalog:
     assert len({finished(process) for process in processes}) == 1
     with open_catalog(tmp_path / "catalog") as catalog:
         assert len(catalog.roots()) == 20
+
+
+def test_a_root_inside_a_root_of_another_catalog_is_refused(
+    config: StorageConfig, catalog: LmdbCatalog, tmp_path: Path
+) -> None:
+    open_storage(config, catalog)
+    inner = config.model_copy(update={"root_dir": f"{config.root_dir}/a/b"})
+    with open_catalog(tmp_path / "other") as other, pytest.raises(RootOwnershipError, match="inside"):
+        open_storage(inner, other)
+    assert os.listdir(config.root_dir) == [".kvcatalog"]
+
+
+def test_a_root_below_a_root_is_nothing_of_the_outer_one(
+    config: StorageConfig, catalog: LmdbCatalog, tmp_path: Path
+) -> None:
+    inner = open_storage(config.model_copy(update={"root_dir": f"{config.root_dir}/inner"}), catalog)
+    outer = open_storage(config, catalog)
+    (tmp_path / "file").write_bytes(b"one")
+    with LocalFile.open(tmp_path / "file") as file:
+        inner.publish(file, "a/x", sha256=None)
+        with pytest.raises(UnsafePathError, match="root of its own"):
+            outer.publish(file, "inner/x", sha256=None)
+    assert [blob.path for blob in inner.walk()] == ["a/x"]
+    assert list(outer.walk()) == []
+
+
+@pytest.mark.parametrize("place", ["catalog", "catalog/docs", "", "root/.kvcatalog/staging"])
+def test_a_place_that_is_kept_for_something_else_is_no_root(
+    config: StorageConfig, catalog: LmdbCatalog, tmp_path: Path, place: str
+) -> None:
+    open_storage(config, catalog)
+    with pytest.raises(ConfigError):
+        open_storage(config.model_copy(update={"root_dir": str(tmp_path / place)}), catalog)
+
+
+def test_a_marker_that_cannot_be_read_is_written_anew_by_adoption(config: StorageConfig, catalog: LmdbCatalog) -> None:
+    before = open_storage(config, catalog).read_marker()
+    (Path(config.root_dir) / ".kvcatalog/root.json").write_text("{")
+    with pytest.raises(RootUnreachableError):
+        open_storage(config, catalog)
+    adopt_root(config, catalog)
+    assert open_storage(config, catalog).read_marker() == before
+
+
+def test_an_adoption_that_is_refused_changes_no_marker(config: StorageConfig, catalog: LmdbCatalog) -> None:
+    store = open_storage(config, catalog)
+    marker = Marker("another root", "another catalog", 1)
+    store.write_marker(marker, replace=True)
+    with pytest.raises(RootOwnershipError, match="adopt that one"):
+        adopt_root(config, catalog)
+    assert store.read_marker() == marker
+
+
+def test_an_empty_folder_is_not_adopted_for_a_root_with_blobs(
+    config: StorageConfig, catalog: LmdbCatalog, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"one")
+    finalize_candidate_download(
+        tmp_path / "file", artifact_id="a", source_url="u", resolver="r", catalog=catalog, cfg_storage=config
+    )
+    os.rename(config.root_dir, config.root_dir + "-away")
+    os.mkdir(config.root_dir)
+    with pytest.raises(RootUnreachableError, match="none of 1"):
+        adopt_root(config, catalog)
+    assert os.listdir(config.root_dir) == []
+    adopt_root(config, catalog, force=True)
+
+
+def test_a_folder_that_nobody_may_look_into_is_no_missing_root(config: StorageConfig, tmp_path: Path) -> None:
+    need_root()
+    (tmp_path / "closed").mkdir(0o700)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+
+    def ask() -> str:
+        os.setuid(65534)
+        try:
+            FileBlobStore(tmp_path / "closed/root").read_marker()
+        except StoragePermissionError:
+            return "refused"
+        return "no root"
+
+    assert forked(ask) == "refused"

@@ -39,12 +39,14 @@ def show(invocation: Invocation) -> ExitStatus:
 
 
 @roots.command(cls=Command)
+@click.option("--force", is_flag=True, help="Adopt it even if none of the blobs that should be there is found.")
 @click.pass_obj
-def adopt(invocation: Invocation) -> None:
+def adopt(invocation: Invocation, *, force: bool) -> None:
     """Make the root that --root or the configuration names this catalog's, whatever its marker says.
 
-    For a catalog that was restored from a backup, for a marker that was lost, or to take a root over from another
-    catalog: that one then writes and removes nothing there any more.
+    For a root that was moved (its records follow it), a catalog that was restored from a backup, or a marker that was
+    lost; or to take a root over from another catalog, which then writes and removes nothing there any more. Records
+    stay as they are, also where their blobs are not there. Never adopt the empty folder below a mount that is gone.
 
     \b
     Example:
@@ -52,6 +54,6 @@ def adopt(invocation: Invocation) -> None:
     """  # noqa: D301
     config = invocation.load_config().storage
     with invocation.open_catalog(read_only=False, command="roots adopt") as catalog:
-        root = adopt_root(config, catalog)
+        root = adopt_root(config, catalog, force=force)
         row = asdict(root) | {"state": root_state(root, config, catalog)}
     invocation.output.rows((row,), _COLUMNS)

@@ -17,7 +17,7 @@ from kvcatalog.errors import RootUnreachableError, UnsafePathError
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_DURABLE_FOLDERS_MAX = 4096
+_OURS = frozenset(((layout.OURS,), tuple(layout.STAGING_PATH.split("/"))))
 _RENAME_NOREPLACE = 1
 
 NO_LINK = frozenset(
@@ -38,7 +38,7 @@ class RootFolder:
         self.path = path
         self._descriptor = -1
         self._identity = (0, 0)
-        self._durable: dict[tuple[str, ...], int] = {}
+        self._durable: set[tuple[str, ...]] = set()
         self._lock = Lock()
 
     def descriptor(self) -> int:
@@ -156,20 +156,39 @@ class RootFolder:
                     place = "/".join((self.path, *parts))
                     raise UnsafePathError(f"{place} is a symbolic link or no folder") from error
                 raise
-        if create:
-            self._make_durable(parent, tuple(parts), os.fstat(descriptor).st_ino)
+        try:
+            if create:
+                self._refuse_root(descriptor, parts)
+                self._make_durable(parent, tuple(parts))
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
-    def _make_durable(self, parent: int, parts: tuple[str, ...], inode: int) -> None:
-        """Flush the name of a folder, once: whoever made it may not have done so yet."""
-        if self._durable.get(parts) == inode:
+    def _make_durable(self, parent: int, parts: tuple[str, ...]) -> None:
+        """Flush the name of a folder: whoever made it may not have done so yet.
+
+        Once is enough for folders that nobody removes: those of the content-addressed layout, and our own. Others may
+        be tidied away when they are empty, and made anew.
+        """
+        if parts in self._durable:
             return
         os.fsync(parent)
-        with self._lock:
-            self._durable.pop(parts, None)
-            self._durable[parts] = inode
-            if len(self._durable) > _DURABLE_FOLDERS_MAX:
-                del self._durable[next(iter(self._durable))]
+        if parts[0] == layout.CAS or parts in _OURS:
+            self._durable.add(parts)
+
+    def _refuse_root(self, descriptor: int, parts: list[str]) -> None:
+        if parts[0] not in {layout.CAS, layout.OURS} and is_root(descriptor):
+            raise UnsafePathError(f"{'/'.join((self.path, *parts))} is a storage root of its own")
+
+
+def is_root(folder: int) -> bool:
+    """Tell whether a folder is a storage root, by its marker."""
+    try:
+        os.stat(layout.MARKER_PATH, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def regular_status(folder: int, name: str, place: str) -> os.stat_result | None:
@@ -211,13 +230,13 @@ def rename_exclusively(folder: int, name: str, target_folder: int, target: str) 
 
 
 def _make_folders(path: str) -> None:
-    if os.path.isdir(path):
-        return
+    """Make a folder and those above it, and flush their names: whoever made them may not have done so."""
     parent = os.path.dirname(path)
-    if parent != path:
-        _make_folders(parent)
-    with suppress(FileExistsError):
-        os.mkdir(path)
+    if not os.path.isdir(path):
+        if parent != path:
+            _make_folders(parent)
+        with suppress(FileExistsError):
+            os.mkdir(path)
     descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

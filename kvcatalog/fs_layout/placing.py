@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 
 from msgspec import Struct
@@ -11,9 +12,10 @@ from msgspec import Struct
 from kvcatalog import layout
 from kvcatalog.blobs import LocalFile, Publication, new_label
 from kvcatalog.digest import sha256_stream
-from kvcatalog.errors import BlobNotFoundError, DigestMismatchError
+from kvcatalog.errors import BlobNotFoundError, DigestMismatchError, StorageFailedError
 from kvcatalog.fs_layout.folders import READ, RootFolder, link_descriptor, regular_status, rename_exclusively
 
+_TRIES_MAX = 100
 _COPY_BYTES = 1 << 23
 _READ_BITS = 0o444
 _ALL_BITS = 0o777
@@ -27,6 +29,7 @@ class Order(Struct, frozen=True):
     path: str
     sha256: str | None
     content_addressed: bool
+    owned: bool
     read_back: bool
     twins: tuple[str, ...]
 
@@ -44,7 +47,7 @@ class Order(Struct, frozen=True):
 def publish(root: RootFolder, order: Order) -> Publication:
     """Carry out an order; see BlobStore.publish."""
     place = os.path.join(root.path, order.path)
-    while True:
+    for _ in range(_TRIES_MAX):
         # FileExistsError: somebody was quicker. FileNotFoundError: an empty folder was tidied away.
         with suppress(FileExistsError, FileNotFoundError), root.folder_of(order.path, create=True) as (folder, name):
             status = regular_status(folder, name, place)
@@ -52,6 +55,7 @@ def publish(root: RootFolder, order: Order) -> Publication:
             if done.state != "taken":
                 os.fsync(folder)
             return done
+    raise StorageFailedError(f"{place}: its folder is removed again and again, or cannot be made")
 
 
 def link(root: RootFolder, path: str, target: str) -> Publication:
@@ -86,7 +90,8 @@ def _met(root: RootFolder, order: Order, folder: int, name: str) -> Publication:
             with suppress(PermissionError):
                 os.utime(name, dir_fd=folder, follow_symlinks=False)
             return Publication("present")
-        return _repair(root, order, folder, name, there) if order.content_addressed else Publication("taken")
+        is_ours = order.content_addressed or order.owned
+        return _repair(root, order, folder, name, there) if is_ours else Publication("taken")
 
 
 def _is_same(order: Order, there: LocalFile) -> bool:
@@ -137,8 +142,10 @@ def _link_own(order: Order, folder: int, name: str) -> str | None:
     own = os.fstat(descriptor)
     if own.st_dev != os.fstat(folder).st_dev:
         return "EXDEV"
+    if own.st_uid != os.geteuid():
+        return "EPERM"  # its owner could change it for ever
     try:
-        if own.st_mode & _ALL_BITS != order.mode:
+        if stat.S_IMODE(own.st_mode) != order.mode:
             os.fchmod(descriptor, order.mode)
     except PermissionError:
         return "EPERM"
@@ -155,8 +162,8 @@ def _link_twin(root: RootFolder, order: Order, twin: str, folder: int, name: str
     ):
         if there.size != order.file.size:
             return "other size"
-        if order.expected is not None and there.read_sha256() != order.expected:
-            return "other content"
+        if there.read_sha256() != (order.sha256 or order.file.sha256()):
+            return "other content"  # it has rotted: what came just now is better
         os.fsync(there.descriptor)
         return link_descriptor(there.descriptor, folder, name)
     return "missing"

@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from kvcatalog import layout, uris
-from kvcatalog.blobs import BlobStat, LocalFile, Marker, Publication
-from kvcatalog.errors import BlobNotFoundError, InvalidValueError, RootUnreachableError
+from kvcatalog.blobs import BlobStat, LocalFile, Marker, Publication, translated
+from kvcatalog.errors import BlobNotFoundError, InvalidValueError, RootUnreachableError, UnsafePathError
 from kvcatalog.fs_layout import placing
-from kvcatalog.fs_layout.folders import READ, RootFolder, regular_status, rename_exclusively
+from kvcatalog.fs_layout.folders import READ, RootFolder, is_root, regular_status, rename_exclusively
 
 _MARKER_BYTES_MAX = 4096
 
@@ -53,13 +53,18 @@ class FileBlobStore:
 
     def read_marker(self) -> Marker | None:
         """See BlobStore."""
-        if not os.path.lexists(self.root):
+        try:
+            with translated(self.root):
+                os.lstat(self.root)
+        except FileNotFoundError:
             return None
         try:
             with self.open(layout.MARKER_PATH) as stream:
                 data = stream.read(_MARKER_BYTES_MAX)
         except BlobNotFoundError:
             return None
+        except UnsafePathError as error:
+            raise RootUnreachableError(f"{self.root}: its marker {layout.MARKER_PATH} is no plain file") from error
         try:
             facts = json.loads(data)
             return Marker(str(facts["uuid"]), str(facts["catalog"]), int(facts["generation"]))
@@ -87,7 +92,7 @@ class FileBlobStore:
         """See BlobStore."""
         descriptor = self._root.nameless()
         try:
-            return os.fdopen(os.dup(descriptor), "wb"), LocalFile(descriptor)
+            return os.fdopen(os.dup(descriptor), "wb", buffering=0), LocalFile(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -99,13 +104,14 @@ class FileBlobStore:
         *,
         sha256: str | None,
         content_addressed: bool = False,
+        owned: bool = False,
         read_back: bool = False,
         twins: Sequence[str] = (),
         content_type: str | None = None,  # noqa: ARG002 - a file has no place for it
     ) -> Publication:
         """See BlobStore."""
         return placing.publish(
-            self._root, placing.Order(file, path, sha256, content_addressed, read_back, tuple(twins))
+            self._root, placing.Order(file, path, sha256, content_addressed, owned, read_back, tuple(twins))
         )
 
     def link(self, path: str, target: str) -> Publication:
@@ -194,6 +200,7 @@ def _walk(folder: int, start: str) -> Iterator[BlobStat]:
                 except FileNotFoundError:
                     continue
                 try:
-                    yield from _walk(below, f"{start}{entry.name}/")
+                    if not is_root(below):
+                        yield from _walk(below, f"{start}{entry.name}/")
                 finally:
                     os.close(below)

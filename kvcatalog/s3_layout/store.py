@@ -161,7 +161,7 @@ class S3BlobStore:
             except OSError:  # not every file system can
                 descriptor, name = tempfile.mkstemp(dir=folder)
                 os.unlink(name)
-            return os.fdopen(os.dup(descriptor), "wb"), LocalFile(descriptor)
+            return os.fdopen(os.dup(descriptor), "wb", buffering=0), LocalFile(descriptor)
 
     def publish(
         self,
@@ -170,6 +170,7 @@ class S3BlobStore:
         *,
         sha256: str | None,
         content_addressed: bool = False,
+        owned: bool = False,
         read_back: bool = False,
         twins: Sequence[str] = (),  # noqa: ARG002  there are no hard links
         content_type: str | None = None,
@@ -196,7 +197,7 @@ class S3BlobStore:
                     continue
                 if self._holds(path, found, file, digest, read=read_back):
                     return Publication("present")
-                if not content_addressed:
+                if not (content_addressed or owned):
                     return Publication("taken")
                 aside = self._aside(path)
                 self._copy(key, self._key(aside), found)

@@ -24,11 +24,12 @@ from kvcatalog.models import (
     JournalEntry,
     Page,
     Possession,
+    Reference,
     Root,
     Sighting,
     VariantRecord,
 )
-from kvcatalog.store import listing, reading, searching
+from kvcatalog.store import listing, reading, references, searching
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, read_counter
@@ -101,6 +102,12 @@ class LmdbReader:
         values.required_text("storage_uri", storage_uri)
         with self._read() as transaction:
             return listing.documents_at(transaction, storage_uri, self._roots.at(transaction))
+
+    def references(self, storage_uri: str) -> list[Reference]:
+        """See CatalogStore."""
+        values.required_text("storage_uri", storage_uri)
+        with self._read() as transaction:
+            return references.references(transaction, storage_uri, self._roots.at(transaction))
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """See CatalogStore."""

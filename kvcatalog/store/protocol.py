@@ -26,6 +26,7 @@ from kvcatalog.models import (
     OnConflict,
     Page,
     Possession,
+    Reference,
     Registration,
     RegistrationFields,
     RegistrationRequest,
@@ -157,6 +158,10 @@ class CatalogStore(Protocol):
 
     def get_by_storage_uri(self, storage_uri: str) -> list[DocumentRecord]:
         """Return all records whose blob lies at a storage URI, by id."""
+        ...
+
+    def references(self, storage_uri: str) -> list[Reference]:
+        """Return every record, variant, conflict and link that refers to a storage URI."""
         ...
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
