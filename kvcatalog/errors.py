@@ -67,7 +67,7 @@ class CatalogUnavailableError(CatalogError):
 class CatalogMissingError(CatalogUnavailableError):
     """There is no catalog at the path, and none was to be created."""
 
-    advice = "Check --catalog; `kvcatalog import-manifest` creates a catalog where there is none."
+    advice = "Check --catalog; `kvcatalog import-manifest`, `add` and `fetch` create a catalog where there is none."
 
 
 class NetworkFileSystemError(CatalogUnavailableError):
