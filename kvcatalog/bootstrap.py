@@ -15,6 +15,7 @@ from kvcatalog.errors import CatalogMissingError
 from kvcatalog.finalize import finalize_candidate_download
 from kvcatalog.pipeline import Limits, Manifest, Pipeline, config_hash, new_run_id
 from kvcatalog.pipeline.running import Finalize
+from kvcatalog.storage import open_storage
 from kvcatalog.store import open_catalog
 from kvcatalog.store.protocol import CatalogStore
 
@@ -32,10 +33,13 @@ def open_services(
 ) -> Iterator[Services]:
     """Open what a configuration names, for as long as the context lasts.
 
-    A catalog that is not there is made; with `read_only` there is then none. Errors as `open_catalog`.
+    A catalog that is not there is made; with `read_only` there is then none. Errors as `open_catalog` and
+    `open_storage`.
     """
     catalog = _catalog(config, command=command, read_only=read_only)
     try:
+        if not read_only:
+            open_storage(config.storage, catalog)  # what is wrong with the root as a whole is said before any work
         finalize = partial(
             finalize_candidate_download, catalog=catalog, cfg_storage=config.storage, cfg_catalog=config.catalog
         )

@@ -150,7 +150,7 @@ class TestAdd:
     @pytest.mark.parametrize(
         ("name", "mapping"),
         [
-            ("m.csv", "file,Artifact-ID,url,ignored\na.pdf,W1,https://e.org/a,x\nb.pdf,W2,,\n"),
+            ("m.csv", "file,Artifact-ID,url\na.pdf,W1,https://e.org/a\nb.pdf,W2,\n"),
             ("m.txt", "\ufeffartifact,file,url\nW1,a.pdf,https://e.org/a\n\nW2,b.pdf,\n"),
             (
                 "m.jsonl",

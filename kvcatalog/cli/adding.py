@@ -53,7 +53,7 @@ def add(
 
     The bytes are copied below the root that --root or the configuration names. MAPPING is CSV with a header, or JSON
     lines, with the columns file and artifact_id, and url, resolver, variant, content_type, run where they are known;
-    the options stand for what a row leaves open. A row that cannot be stored is reported with its line, and the others
+    the options stand for what a row leaves open. Other columns are refused. A row that cannot be stored is reported with its line, and the others
     go on; the exit status is then 1.
 
     \b
@@ -77,9 +77,11 @@ def add(
             counts[row["outcome"]] += 1
             yield row
 
-    with open_services(config, command="add") as services:
-        invocation.output.rows(rows(services.finalize), _COLUMNS)
-    invocation.note(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "nothing to add")
+    try:
+        with open_services(config, command="add") as services:
+            invocation.output.rows(rows(services.finalize), _COLUMNS)
+    finally:
+        invocation.note(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "nothing was added")
     return ExitStatus.FINDINGS if counts["error"] else ExitStatus.DONE
 
 

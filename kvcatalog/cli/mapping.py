@@ -31,8 +31,9 @@ def read_rows(source: str, *, required: tuple[str, ...], plain: str | None = Non
     """Yield the rows of a file, `-` for standard input, as they are read.
 
     The suffix tells the form; where there is none of .csv and .jsonl, the first line does. Where `plain` names a
-    column, lines that begin like a URL are also taken, each for a row of that column. Columns that are not known are
-    passed over. UsageError if the file cannot be read or its header lacks a required column.
+    column, lines that begin like a URL are also taken, each for a row of that column, and lines that begin with `#` are
+    passed over. UsageError if the file cannot be read, or its header lacks a required column or has one that is not
+    known: it may be one that was meant, misspelt.
     """
     with _opened(source) as stream:
         lines = _lines(stream, source)
@@ -44,7 +45,9 @@ def read_rows(source: str, *, required: tuple[str, ...], plain: str | None = Non
         if source.endswith(_JSON_SUFFIXES) or (not source.endswith(".csv") and text.startswith("{")):
             rows = _json_rows(rest)
         elif plain and text.lower().startswith(("http://", "https://")):
-            rows = (MappingRow(number, {plain: line.strip()}) for number, line in rest if line.strip())
+            rows = (
+                MappingRow(number, {plain: line.strip()}) for number, line in rest if line.strip()[:1] not in {"", "#"}
+            )
         else:
             rows = _csv_rows(rest, source, required)
         for row in rows:
@@ -62,15 +65,7 @@ def _csv_rows(lines: Iterator[tuple[int, str]], source: str, required: tuple[str
             yield text
 
     reader = csv.reader(texts(), strict=True)
-    try:
-        header = [_known_name(name) for name in next(reader)]
-    except csv.Error as error:
-        raise click.UsageError(f"{source}: the header is no CSV: {error}") from error
-    missing = [name for name in required if name not in header]
-    if missing:
-        raise click.UsageError(f"{source}: the header has no column {missing[0]}")
-    if len(set(header)) < len(header):
-        raise click.UsageError(f"{source}: the header names a column twice")
+    header = _header(reader, source, required)
     while True:
         try:
             cells = next(reader, None)
@@ -83,6 +78,22 @@ def _csv_rows(lines: Iterator[tuple[int, str]], source: str, required: tuple[str
             values = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
             wrong = len(cells) != len(header)
             yield MappingRow(number, values, f"{len(cells)} cells for {len(header)} columns" if wrong else None)
+
+
+def _header(reader: Iterator[list[str]], source: str, required: tuple[str, ...]) -> list[str]:
+    try:
+        header = [_known_name(name) for name in next(reader)]
+    except csv.Error as error:
+        raise click.UsageError(f"{source}: the header is no CSV: {error}") from error
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise click.UsageError(f"{source}: the header has no column {missing[0]}")
+    unknown = [name for name in header if name not in _NAMES]
+    if unknown:
+        raise click.UsageError(f"{source}: there is no column {unknown[0]!r}; there are {', '.join(sorted(_NAMES))}")
+    if len(set(header)) < len(header):
+        raise click.UsageError(f"{source}: the header names a column twice")
+    return header
 
 
 def _json_rows(lines: Iterator[tuple[int, str]]) -> Iterator[MappingRow]:
@@ -99,8 +110,9 @@ def _json_rows(lines: Iterator[tuple[int, str]]) -> Iterator[MappingRow]:
             continue
         named = {_known_name(name): value for name, value in fields.items() if value is not None and value != ""}
         values = {name: value for name, value in named.items() if isinstance(value, str)}
-        wrong = [name for name in named if name not in values and name in _NAMES]
-        yield MappingRow(number, values, f"{wrong[0]} is no text" if wrong else None)
+        wrong = [f"{name} is no text" for name in named if name not in values and name in _NAMES]
+        wrong += [f"there is no column {name!r}" for name in named if name not in _NAMES]
+        yield MappingRow(number, values, wrong[0] if wrong else None)
 
 
 def _known_name(name: str) -> str:

@@ -30,6 +30,26 @@ _SHORT_DIGEST = 12
 _GAP = "  "
 
 
+class _UntilError:
+    """Rows up to the first error, which is kept."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = rows
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        try:
+            for row in self._rows:  # noqa: UP028 - whoever stops here leaves the rest to others
+                yield row
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is raised later
+            self._error = error
+
+    def raise_it(self) -> None:
+        """Raise the error, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+
 class Output:
     """Writes results in one format to one stream."""
 
@@ -39,11 +59,16 @@ class Output:
         self._terminal = stream.isatty()
 
     def rows(self, rows: Iterable[Row], columns: Sequence[str], *, identity: str | None = "id") -> None:
-        """Write rows as they come; `identity` is the column that the format `ids` prints, None if there is none."""
+        """Write rows as they come; `identity` is the column that the format `ids` prints, None if there is none.
+
+        Where the rows end in an error, those before it are written whole, and then the error is raised.
+        """
+        until_error = _UntilError(rows)
         if self.format == "table":
-            self._write_table(rows, columns)
+            self._write_table(until_error, columns)
         else:
-            self._write_machine_readable(rows, columns, identity)
+            self._write_machine_readable(until_error, columns, identity)
+        until_error.raise_it()
 
     def details(self, rows: Iterable[Row], columns: Sequence[str], *, identity: str | None = "id") -> None:
         """Write each row by itself where the format is table: a line for each value, a table for each list."""

@@ -104,9 +104,9 @@ def translated(place: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _answered(error, f"{place}: {error}") from error
+        raise _advised(_answered(error, f"{place}: {error}")) from error
     except BotoCoreError as error:
-        raise _unanswered(error, f"{place}: {error}") from error
+        raise _advised(_unanswered(error, f"{place}: {error}")) from error
     except OSError as error:
         kind = StorageFullError if error.errno in _FULL_ERRORS else StorageFailedError
         raise kind(f"{place}: {error}") from error
@@ -138,8 +138,26 @@ def _code(error: Any) -> str:  # noqa: ANN401
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+_ADVICE: tuple[tuple[type[CatalogError], str], ...] = (
+    (StoragePermissionError, "Check the credentials that boto3 finds, and what they may do with the bucket."),
+    (RootUnreachableError, "Check the bucket's name, s3_endpoint_url, s3_region and the network; nothing is lost."),
+    (StorageFullError, "Free some space there or raise the quota, and try again."),
+    (StorageFailedError, "Look at what the server reports, then try again."),
+)
+
+
+def _advised(error: CatalogError) -> CatalogError:
+    """Give an error the advice that fits a bucket."""
+    for kind, advice in _ADVICE:
+        if isinstance(error, kind):
+            error.advice = advice
+    return error
+
+
 def _answered(error: Exception, message: str) -> CatalogError:
     status, code = _status(error), _code(error)
+    if code == "InvalidBucketName":
+        return InvalidValueError("s3_bucket", message)
     if code in _FULL_CODES or status in _FULL_STATUS:
         return StorageFullError(message)
     if status in _DENIED_STATUS:

@@ -76,7 +76,9 @@ def _folder() -> str:
     except FileExistsError:
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise StoragePermissionError(
+            error = StoragePermissionError(
                 f"{path} is no folder that belongs to this user alone (mode 0700); the locks for buckets go there"
-            ) from None
+            )
+            error.advice = "Remove it, or set TMPDIR to a folder of your own."
+            raise error from None
     return path
