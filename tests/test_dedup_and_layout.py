@@ -350,3 +350,24 @@ def test_a_copy_on_a_tmpfs_shares_nothing_with_its_source(small_disk: Path, sour
     assert (done.how, done.refused) == ("copied", "EXDEV")
     assert content(store, "a/x") == b"bytes"
     store.close()
+
+
+def test_what_is_there_is_flushed_before_it_counts(
+    store: FileBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stored it may have been killed, or may not have come to that yet."""
+    put(store, "a/x", b"one", tmp_path)
+    flushed: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    root = tmp_path / "root"
+    assert put(store, "a/x", b"one", tmp_path) == "present None"
+    assert {path.stat().st_ino for path in (root, root / "a", root / "a/x")} <= set(flushed)
+    flushed.clear()
+    assert put(store, "b/x", b"one", tmp_path, twins=("a/x",)) == "stored linked"
+    assert (root / "a/x").stat().st_ino in flushed
