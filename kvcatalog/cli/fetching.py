@@ -55,7 +55,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     metavar="SECONDS",
     default=_DEFAULTS.total_seconds,
     show_default=True,
-    help="Give a download up after that long, retries and all.",
+    help="Give a download up after that long, retries and all; only the look-up of a host's name may last longer.",
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would be fetched, and fetch nothing.")
 @click.pass_obj
