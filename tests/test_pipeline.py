@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
@@ -429,6 +431,36 @@ class TestManifest:
         first, second = (tmp_path / "manifest.jsonl").read_text().splitlines()
         assert first == '{"url": "htt'
         assert json.loads(second)["artifact_id"] == "ok/1"
+
+    @pytest.mark.parametrize("is_told", [False, True])
+    def test_a_write_that_failed_takes_no_later_line_with_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+    ) -> None:
+        path = tmp_path / "manifest.jsonl"
+        write = os.write
+
+        def full(descriptor: int, data: bytes) -> int:
+            monkeypatch.setattr(os, "write", write)
+            written = write(descriptor, data[:5])
+            if is_told:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return written
+
+        fetched = Fetched(
+            item=Item("a", "https://e.org/a", "direct"), outcome="success", storage_uri="s3://b/k", bytes=1
+        )
+        with Manifest(str(path), run_id="r", config_hash="x") as manifest:
+            manifest.append(fetched)
+            monkeypatch.setattr(os, "write", full)
+            with pytest.raises(StorageFullError, match=str(path)):
+                manifest.append(fetched)
+            manifest.append(fetched)
+            manifest.append(fetched)
+        lines = path.read_text().splitlines()
+        assert lines[1] == lines[0][:5]
+        assert [json.loads(line)["url"] for line in (lines[0], *lines[2:])] == ["https://e.org/a"] * 3
+        with open_catalog(tmp_path / "catalog.lmdb") as catalog:
+            assert import_manifest(path, catalog).documents == 3
 
     def test_errors_are_typed(self, tmp_path: Path) -> None:
         with pytest.raises(StorageFailedError):
