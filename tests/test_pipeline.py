@@ -21,7 +21,14 @@ from urllib3.util import connection
 from kvcatalog import StorageFullError, import_manifest, open_catalog
 from kvcatalog.bootstrap import default_manifest_path, open_pipeline, open_services
 from kvcatalog.config import ContentDownloadConfig
-from kvcatalog.errors import InvalidValueError, StorageFailedError, StoragePermissionError
+from kvcatalog.errors import (
+    DigestMismatchError,
+    InvalidValueError,
+    NotFoundError,
+    StorageFailedError,
+    StoragePermissionError,
+    UnsafePathError,
+)
 from kvcatalog.pipeline import Fetched, Item, Limits, Manifest, config_hash, running, transfer
 from kvcatalog.uris import file_uri
 from tests.web import PDF, Web, served
@@ -359,6 +366,76 @@ class TestRuns:
             for fetched in pipeline.run(items):
                 told.append(fetched)  # noqa: PERF402 - what came before the interruption counts
         assert [fetched.outcome for fetched in told] == ["success"] * 3
+
+    def test_an_interruption_between_two_results_loses_none(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def all_done(futures: Any, **_: object) -> Any:
+            return wait(futures)
+
+        monkeypatch.setattr(running, "wait", all_done)
+        items = [Item("a", f"{web.url}/ok/{number}", "direct") for number in range(3)]
+        with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:
+            run = pipeline.run(items)
+            told = [next(run)]
+            with pytest.raises(KeyboardInterrupt):
+                told.append(run.throw(KeyboardInterrupt))
+                for fetched in run:
+                    told.append(fetched)  # noqa: PERF402 - as above
+        assert {fetched.item.url for fetched in told} == {item.url for item in items}
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (InvalidValueError("path", "the key has 2000 bytes"), "invalid-value"),
+            (NotFoundError("nothing there"), "gone"),
+            (DigestMismatchError("there", "0" * 64, "1" * 64), "digest-mismatch"),
+            (UnsafePathError("a link"), "unsafe-path"),
+        ],
+    )
+    def test_what_refuses_one_item_leaves_the_others(
+        self, tmp_path: Path, web: Web, caplog: pytest.LogCaptureFixture, error: Exception, reason: str
+    ) -> None:
+        with open_pipeline(config(tmp_path), limits=LIMITS, jobs=1) as pipeline:
+            finalize = pipeline._finalize
+
+            def refusing(*arguments: Any, **key: Any) -> Any:
+                if key["artifact_id"] == "bad":
+                    raise error
+                return finalize(*arguments, **key)
+
+            pipeline._finalize = refusing
+            results = list(pipeline.run([Item(name, f"{web.url}/same", "direct") for name in ("bad", "good")]))
+        assert [(fetched.outcome, fetched.reason) for fetched in results] == [("error", reason), ("success", None)]
+        assert [line["reason"] for line in manifest_lines(tmp_path)] == [reason, None]
+        assert str(error) in caplog.text
+
+    def test_a_setting_that_is_refused_ends_the_run(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(STORAGE, "backend", "s3")
+        monkeypatch.setitem(STORAGE, "s3_bucket", "b")
+        monkeypatch.setitem(STORAGE, "s3_endpoint_url", "no URL")
+        with pytest.raises(InvalidValueError, match="s3_endpoint_url"):
+            fetch_one(tmp_path, f"{web.url}/same")
+
+    def test_a_document_that_is_deleted_meanwhile_is_fetched_again(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (first,) = fetch_one(tmp_path, f"{web.url}/same")
+        with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:
+            catalog = pipeline._catalog
+            assert catalog is not None
+            record_sighting = catalog.record_sighting
+
+            def overtaken(document_id: int, *arguments: Any) -> Any:
+                catalog.delete(document_id)
+                return record_sighting(document_id, *arguments)
+
+            monkeypatch.setattr(catalog, "record_sighting", overtaken)
+            results = list(pipeline.run([first.item, Item("b", f"{web.url}/ok/b", "direct")]))
+            assert {record.id for record in catalog.iter_records()} == {fetched.record_id for fetched in results}
+        assert [fetched.outcome for fetched in results] == ["success", "success"]
 
     def test_a_storage_that_fails_ends_the_run(self, tmp_path: Path, web: Web) -> None:
         with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:
