@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,30 @@ import pytest
 
 import kvcatalog
 from kvcatalog import DocumentRecord, open_catalog
+from kvcatalog.cli import fetching, output
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
+from kvcatalog.pipeline import running
 from kvcatalog.uris import file_path
 from tests.web import PDF, Web, served
+
+INTERRUPTED = """
+import signal, sys
+from kvcatalog.cli import main
+from kvcatalog.pipeline import running
+
+wait = running.wait
+
+def interrupted(futures, **settings):
+    running.wait = wait
+    sys.stdin.readline()
+    signal.raise_signal(signal.SIGINT)
+
+running.wait = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The program, which gets Control-C where it first waits for downloads, and then only when it is told to."""
 
 HOSTILE = "W\x1b[31m\u202e"
 
@@ -328,12 +348,12 @@ class TestFetch:
 
     def test_an_interrupted_run_keeps_what_is_done(self, web: Web) -> None:
         web.hanging.clear()
-        command = [sys.executable, "-c", "from kvcatalog.cli import main; main()", "--root", "docs", "--json"]
+        command = [sys.executable, "-c", INTERRUPTED, "--root", "docs", "--json"]
         command += ["fetch", "-j1", f"{web.url}/ok/1", f"{web.url}/hangbody"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            assert web.hanging.wait(30)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            assert web.hanging.wait(60)
+            out, err = process.communicate("now\n", timeout=60)
         assert process.returncode == ExitStatus.INTERRUPTED
         assert [row["url"] for row in json.loads(out)] == [f"{web.url}/ok/1"]
         assert "run it again" in err
@@ -341,6 +361,27 @@ class TestFetch:
         assert [record.source_url for record in records()] == [f"{web.url}/ok/1"]
         files = [path for path in Path("docs").rglob("*") if path.is_file() and ".kvcatalog" not in path.parts]
         assert [path.read_bytes() for path in files] == [PDF + b"/ok/1"]
+
+    @pytest.mark.parametrize("place", ["between", "writing"])
+    def test_an_interruption_may_come_anywhere(
+        self, cli: Cli, web: Web, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        def all_done(futures: Any, **_: object) -> Any:
+            return wait(futures)
+
+        def interrupted(*_: object) -> str:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(running, "wait", all_done)
+            patch.setattr(
+                *{"between": (fetching._Run, "_rejections"), "writing": (output, "_json")}[place], interrupted
+            )
+            ran = cli("--format", "jsonl", "fetch", f"{web.url}/ok/1", f"{web.url}/ok/2", f"{web.url}/ok/3")
+        assert ran.status == ExitStatus.INTERRUPTED
+        assert "3 stored" in ran.err
+        assert "run it again" in ran.err
 
     def test_a_reader_that_leaves_stops_no_download(self, web: Web) -> None:
         program = f"{sys.executable} -c 'from kvcatalog.cli import main; main()'"

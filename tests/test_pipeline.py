@@ -1,22 +1,35 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from threading import Thread
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from msgspec import structs
+from urllib3.util import connection
 
 from kvcatalog import StorageFullError, import_manifest, open_catalog
 from kvcatalog.bootstrap import default_manifest_path, open_pipeline, open_services
 from kvcatalog.config import ContentDownloadConfig
-from kvcatalog.errors import InvalidValueError, StorageFailedError, StoragePermissionError
-from kvcatalog.pipeline import Fetched, Item, Limits, Manifest, config_hash, running
+from kvcatalog.errors import (
+    DigestMismatchError,
+    InvalidValueError,
+    NotFoundError,
+    StorageFailedError,
+    StoragePermissionError,
+    UnsafePathError,
+)
+from kvcatalog.pipeline import Fetched, Item, Limits, Manifest, config_hash, running, transfer
 from kvcatalog.uris import file_uri
 from tests.web import PDF, Web, served
 
@@ -29,7 +42,8 @@ LIMITS = Limits(
     tries_max=2,
     backoff_seconds=0.01,
 )
-IMPATIENT = structs.replace(LIMITS, total_seconds=0.3)
+PATIENCE_SECONDS = 60
+"""How long to wait for what comes at once where the machine has time; no test passes by waiting for so long."""
 
 STORAGE: dict[str, str] = {}
 """Further settings of the storage."""
@@ -147,13 +161,47 @@ class TestWhatIsStored:
     def test_a_server_that_falls_silent_is_asked_again_and_left(self, fetch: Fetch, web: Web, path: str) -> None:
         (fetched,) = fetch(path, limits=structs.replace(LIMITS, read_seconds=0.3))
         assert (fetched.outcome, fetched.reason) == ("error", "timeout")
-        assert web.requests[f"/{path}"] == 2
+        eventually(lambda: web.requests[f"/{path}"] == 2)
 
     @pytest.mark.parametrize("path", ["drip", "driphead"])
-    def test_a_server_that_drips_is_left(self, fetch: Fetch, web: Web, path: str) -> None:
-        (fetched,) = fetch(path, limits=IMPATIENT)
+    def test_a_server_that_drips_is_left(
+        self, fetch: Fetch, web: Web, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        looks = count()
+        monkeypatch.setattr(transfer, "monotonic", lambda: float(next(looks)))
+        (fetched,) = fetch(path, limits=structs.replace(LIMITS, read_seconds=1000))
         assert (fetched.outcome, fetched.reason) == ("error", "timeout")
-        assert web.requests[f"/{path}"] == 1
+        eventually(lambda: web.requests[f"/{path}"] == 1)
+
+    def test_each_address_of_a_host_is_tried(self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+        resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
+        (fetched,) = fetch_one(tmp_path, f"http://two.invalid:{web.url.rpartition(':')[2]}/same")
+        assert (fetched.outcome, fetched.bytes) == ("success", len(PDF))
+        assert "host: two.invalid:" in web.headers.lower()
+
+    def test_all_addresses_of_a_host_have_one_deadline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 0.0
+        waits: list[float] = []
+
+        def silent(address: tuple[str, int], timeout: float, **_: Any) -> None:
+            nonlocal now
+            assert address[1] == 80
+            now += timeout
+            waits.append(timeout)
+            raise TimeoutError
+
+        resolve(monkeypatch, *(f"192.0.2.{number}" for number in range(1, 100)))
+        monkeypatch.setattr(transfer, "monotonic", lambda: now)
+        monkeypatch.setattr(connection, "create_connection", silent)
+        limits = structs.replace(LIMITS, connect_seconds=10, total_seconds=35)
+        (fetched,) = fetch_one(tmp_path, "http://many.invalid/", limits=limits)
+        assert (fetched.outcome, fetched.reason) == ("error", "timeout")
+        assert waits == [10, 10, 10, 5]
+
+    def test_a_host_without_an_address(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        resolve(monkeypatch)
+        (fetched,) = fetch_one(tmp_path, "http://none.invalid/")
+        assert (fetched.outcome, fetched.reason) == ("error", "connection")
 
     @pytest.mark.parametrize(
         "path", ["flaky/500", "flaky/429", "cutonce", "busy/0", "busy/Sun, 06 Nov 1994 08:49:37 GMT", "busy/soon"]
@@ -195,8 +243,8 @@ class TestWhatIsStored:
         assert line["url"] == url
 
     def test_a_server_without_tls(self, tmp_path: Path, web: Web) -> None:
-        with open_pipeline(config(tmp_path), limits=IMPATIENT) as pipeline:
-            (fetched,) = pipeline.run([Item("a", web.url.replace("http", "https", 1) + "/same", "direct")])
+        limits = structs.replace(LIMITS, total_seconds=0.3)
+        (fetched,) = fetch_one(tmp_path, web.url.replace("http", "https", 1) + "/same", limits=limits)
         assert fetched.outcome == "error"
 
     def test_what_a_server_says_unasked(self, fetch: Fetch, web: Web) -> None:
@@ -209,6 +257,7 @@ class TestWhatIsStored:
     def test_a_proxy_is_asked_where_the_environment_names_one(
         self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch, scheme: str
     ) -> None:
+        resolve(monkeypatch)
         monkeypatch.setenv("no_proxy", "direct.invalid")
         monkeypatch.setenv("http_proxy", web.url.replace("http://", scheme))
         monkeypatch.setenv("https_proxy", web.url)
@@ -288,16 +337,16 @@ class TestRuns:
         assert {line["artifact_id"] for line in manifest_lines(tmp_path)} == set(paths)
 
     def test_what_is_under_way_is_left_when_a_run_ends(self, tmp_path: Path, web: Web) -> None:
-        patient = Limits()
+        patient = Limits(read_seconds=10 * PATIENCE_SECONDS)
         items = [Item(path, f"{web.url}/{path}", "direct") for path in ("ok/1", "hangbody", "hang", "drip")]
         web.hanging.clear()
         with open_pipeline(config(tmp_path), limits=patient) as pipeline:
             run = pipeline.run(items)
             assert next(run).item.artifact_id == "ok/1"
-            assert web.hanging.wait(10)
+            assert web.hanging.wait(PATIENCE_SECONDS)
             closer = Thread(target=run.close)
             closer.start()
-            closer.join(10)
+            closer.join(PATIENCE_SECONDS)
             assert not closer.is_alive()
         assert len(blobs(tmp_path)) == 1
         assert [line["artifact_id"] for line in manifest_lines(tmp_path)] == ["ok/1"]
@@ -317,6 +366,76 @@ class TestRuns:
             for fetched in pipeline.run(items):
                 told.append(fetched)  # noqa: PERF402 - what came before the interruption counts
         assert [fetched.outcome for fetched in told] == ["success"] * 3
+
+    def test_an_interruption_between_two_results_loses_none(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def all_done(futures: Any, **_: object) -> Any:
+            return wait(futures)
+
+        monkeypatch.setattr(running, "wait", all_done)
+        items = [Item("a", f"{web.url}/ok/{number}", "direct") for number in range(3)]
+        with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:
+            run = pipeline.run(items)
+            told = [next(run)]
+            with pytest.raises(KeyboardInterrupt):
+                told.append(run.throw(KeyboardInterrupt))
+                for fetched in run:
+                    told.append(fetched)  # noqa: PERF402 - as above
+        assert {fetched.item.url for fetched in told} == {item.url for item in items}
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (InvalidValueError("path", "the key has 2000 bytes"), "invalid-value"),
+            (NotFoundError("nothing there"), "gone"),
+            (DigestMismatchError("there", "0" * 64, "1" * 64), "digest-mismatch"),
+            (UnsafePathError("a link"), "unsafe-path"),
+        ],
+    )
+    def test_what_refuses_one_item_leaves_the_others(
+        self, tmp_path: Path, web: Web, caplog: pytest.LogCaptureFixture, error: Exception, reason: str
+    ) -> None:
+        with open_pipeline(config(tmp_path), limits=LIMITS, jobs=1) as pipeline:
+            finalize = pipeline._finalize
+
+            def refusing(*arguments: Any, **key: Any) -> Any:
+                if key["artifact_id"] == "bad":
+                    raise error
+                return finalize(*arguments, **key)
+
+            pipeline._finalize = refusing
+            results = list(pipeline.run([Item(name, f"{web.url}/same", "direct") for name in ("bad", "good")]))
+        assert [(fetched.outcome, fetched.reason) for fetched in results] == [("error", reason), ("success", None)]
+        assert [line["reason"] for line in manifest_lines(tmp_path)] == [reason, None]
+        assert str(error) in caplog.text
+
+    def test_a_setting_that_is_refused_ends_the_run(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(STORAGE, "backend", "s3")
+        monkeypatch.setitem(STORAGE, "s3_bucket", "b")
+        monkeypatch.setitem(STORAGE, "s3_endpoint_url", "no URL")
+        with pytest.raises(InvalidValueError, match="s3_endpoint_url"):
+            fetch_one(tmp_path, f"{web.url}/same")
+
+    def test_a_document_that_is_deleted_meanwhile_is_fetched_again(
+        self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (first,) = fetch_one(tmp_path, f"{web.url}/same")
+        with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:
+            catalog = pipeline._catalog
+            assert catalog is not None
+            record_sighting = catalog.record_sighting
+
+            def overtaken(document_id: int, *arguments: Any) -> Any:
+                catalog.delete(document_id)
+                return record_sighting(document_id, *arguments)
+
+            monkeypatch.setattr(catalog, "record_sighting", overtaken)
+            results = list(pipeline.run([first.item, Item("b", f"{web.url}/ok/b", "direct")]))
+            assert {record.id for record in catalog.iter_records()} == {fetched.record_id for fetched in results}
+        assert [fetched.outcome for fetched in results] == ["success", "success"]
 
     def test_a_storage_that_fails_ends_the_run(self, tmp_path: Path, web: Web) -> None:
         with open_pipeline(config(tmp_path), limits=LIMITS) as pipeline:
@@ -390,6 +509,36 @@ class TestManifest:
         assert first == '{"url": "htt'
         assert json.loads(second)["artifact_id"] == "ok/1"
 
+    @pytest.mark.parametrize("is_told", [False, True])
+    def test_a_write_that_failed_takes_no_later_line_with_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+    ) -> None:
+        path = tmp_path / "manifest.jsonl"
+        write = os.write
+
+        def full(descriptor: int, data: bytes) -> int:
+            monkeypatch.setattr(os, "write", write)
+            written = write(descriptor, data[:5])
+            if is_told:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return written
+
+        fetched = Fetched(
+            item=Item("a", "https://e.org/a", "direct"), outcome="success", storage_uri="s3://b/k", bytes=1
+        )
+        with Manifest(str(path), run_id="r", config_hash="x") as manifest:
+            manifest.append(fetched)
+            monkeypatch.setattr(os, "write", full)
+            with pytest.raises(StorageFullError, match=str(path)):
+                manifest.append(fetched)
+            manifest.append(fetched)
+            manifest.append(fetched)
+        lines = path.read_text().splitlines()
+        assert lines[1] == lines[0][:5]
+        assert [json.loads(line)["url"] for line in (lines[0], *lines[2:])] == ["https://e.org/a"] * 3
+        with open_catalog(tmp_path / "catalog.lmdb") as catalog:
+            assert import_manifest(path, catalog).documents == 3
+
     def test_errors_are_typed(self, tmp_path: Path) -> None:
         with pytest.raises(StorageFailedError):
             Manifest(str(tmp_path), run_id="r", config_hash="x")
@@ -421,6 +570,33 @@ class TestServices:
         with open_services(config(tmp_path), read_only=True) as services:
             assert services.catalog is None
         assert not (tmp_path / "catalog.lmdb").exists()
+
+
+def fetch_one(folder: Path, url: str, *, limits: Limits = LIMITS) -> list[Fetched]:
+    with open_pipeline(config(folder), limits=limits) as pipeline:
+        return list(pipeline.run([Item("a", url, "direct")]))
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Give every host these addresses, which are their own; with none, no host is known."""
+    genuine = socket.getaddrinfo
+
+    def look_up(host: str, port: int, *arguments: Any, **settings: Any) -> Any:
+        if not host.endswith(".invalid"):
+            return genuine(host, port, *arguments, **settings)
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread of the test has yet to do."""
+    give_up = monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert monotonic() < give_up
+        sleep(0.01)
 
 
 def facts(fetched: Fetched) -> tuple[object, ...]:

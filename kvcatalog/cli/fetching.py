@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,7 +55,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     metavar="SECONDS",
     default=_DEFAULTS.total_seconds,
     show_default=True,
-    help="Give a download up after that long, retries and all.",
+    help="Give a download up after that long, retries and all; only the look-up of a host's name may last longer.",
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would be fetched, and fetch nothing.")
 @click.pass_obj
@@ -109,6 +109,12 @@ def fetch(
             discard(sys.stdout)
             for _ in rows:
                 pass
+        except KeyboardInterrupt as interruption:
+            # It came while a row was written. The others are not written any more, but counted.
+            run.interrupted = True
+            with suppress(KeyboardInterrupt, StopIteration):
+                rows.throw(interruption)
+                deque(rows, maxlen=0)
     invocation.note(run.summary())
     if run.interrupted:
         raise KeyboardInterrupt
@@ -150,12 +156,22 @@ class _Run:
         ):
             try:
                 for fetched in results:
-                    yield from self._rejections()
                     yield self._row(fetched)
                     progress(self.counts)
-            except KeyboardInterrupt:
+                    yield from self._rejections()
+            except KeyboardInterrupt as interruption:
                 self.interrupted = True
+                yield from self._rest(results, interruption)
             yield from self._rejections()
+
+    def _rest(
+        self, results: Generator[Fetched, None, None], interruption: KeyboardInterrupt
+    ) -> Generator[dict[str, Any], None, None]:
+        """Yield rows of what was done when an interruption came, which may have been between two results."""
+        with suppress(KeyboardInterrupt):
+            yield self._row(results.throw(interruption))
+            for fetched in results:
+                yield self._row(fetched)
 
     def summary(self) -> str:
         """Return what was done, on one line."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import socket
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from urllib3 import exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
+from urllib3.util.connection import allowed_gai_family
 
 from kvcatalog import __version__
 from kvcatalog.pipeline.transfer import CURRENT, Transfer, WatchedResponse
@@ -225,11 +227,37 @@ def _failure(error: exceptions.HTTPError) -> DownloadError:
 
 
 class _Connection(HTTPConnection):
+    """Tries the addresses of a host in turn; urllib3 would give each of them the whole time."""
+
     response_class = WatchedResponse
 
+    def _new_conn(self) -> socket.socket:
+        transfer = CURRENT.get()
+        name = self._dns_host
+        failure: Exception | None = None
+        try:
+            for address in self._addresses():
+                with _translated():
+                    self.timeout = min(transfer.limits.connect_seconds, transfer.seconds_left())
+                self.host = address
+                try:
+                    return super()._new_conn()
+                except (exceptions.NewConnectionError, exceptions.ConnectTimeoutError) as error:
+                    failure = error
+        finally:
+            self.host = name
+        raise failure or exceptions.NewConnectionError(self, "the host has no address")
 
-class _SecureConnection(HTTPSConnection):
-    response_class = WatchedResponse
+    def _addresses(self) -> list[str]:
+        try:
+            found = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, allowed_gai_family(), socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise exceptions.NameResolutionError(self.host, self, error) from error
+        return [str(place[0]) for *_, place in found]
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):

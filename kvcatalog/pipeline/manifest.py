@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from hashlib import sha256
+from threading import Lock
 from typing import Self
 
 from kvcatalog import clock
-from kvcatalog.errors import CatalogUnavailableError, StorageFailedError, StorageFullError, StoragePermissionError
+from kvcatalog.errors import OS_ERRORS, CatalogError, StorageFailedError, StorageFullError
 from kvcatalog.pipeline.fetched import Fetched
-
-_ERRORS: dict[int | None, type[CatalogUnavailableError]] = {
-    errno.ENOSPC: StorageFullError,
-    errno.EDQUOT: StorageFullError,
-    errno.EACCES: StoragePermissionError,
-    errno.EPERM: StoragePermissionError,
-    errno.EROFS: StoragePermissionError,
-}
 
 
 class Manifest:
@@ -33,15 +25,14 @@ class Manifest:
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             # A run that lost its last line to a full disk must not take the first of this one with it.
-            cut = _is_cut(path)
+            self._ends_in_part = _is_cut(path)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise self._failure(error) from error
-        if cut:
-            self._write(b"\n")
+        self._lock = Lock()
 
     def append(self, fetched: Fetched) -> None:
-        """Append what became of a download, in one write."""
+        """Append what became of a download, in one write; after one that failed, on a line of its own."""
         line = {
             "ts": clock.to_text(clock.from_micros(clock.now_micros())),
             "artifact_id": fetched.item.artifact_id,
@@ -71,15 +62,20 @@ class Manifest:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        try:
-            written = os.write(self._descriptor, line)
-        except OSError as error:
-            raise self._failure(error) from error
-        if written < len(line):
-            raise StorageFullError(f"{self._path}: only a part of a line could be written")
+        with self._lock:
+            data = b"\n" + line if self._ends_in_part else line
+            # Until all of it is known to be there, an error may have left a part.
+            self._ends_in_part = True
+            try:
+                written = os.write(self._descriptor, data)
+            except OSError as error:
+                raise self._failure(error) from error
+            if written < len(data):
+                raise StorageFullError(f"{self._path}: only a part of a line could be written")
+            self._ends_in_part = False
 
-    def _failure(self, error: OSError) -> CatalogUnavailableError:
-        return _ERRORS.get(error.errno, StorageFailedError)(f"{self._path}: {error.strerror}")
+    def _failure(self, error: OSError) -> CatalogError:
+        return OS_ERRORS.get(error.errno or 0, StorageFailedError)(f"{self._path}: {error.strerror or error}")
 
 
 def config_hash(settings: object) -> str:

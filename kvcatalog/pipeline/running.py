@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from threading import Event
 
 from kvcatalog import clock, values
-from kvcatalog.errors import InvalidValueError, UnsafePathError
+from kvcatalog.config import StorageConfig
+from kvcatalog.errors import CatalogError, DigestMismatchError, InvalidValueError, NotFoundError, UnsafePathError
 from kvcatalog.finalize import DownloadOutcome
 from kvcatalog.pipeline.fetched import Fetched, Item
 from kvcatalog.pipeline.http import Client, DownloadError, is_fetchable
@@ -22,13 +24,25 @@ Finalize = Callable[..., DownloadOutcome]
 
 _SKIPPED = frozenset(("have", "not-modified", "dry-run"))
 
+# What finalize and the catalog raise for a single item.
+_REFUSALS: tuple[tuple[type[CatalogError], str], ...] = (
+    (UnsafePathError, "unsafe-path"),
+    (DigestMismatchError, "digest-mismatch"),
+    (NotFoundError, "gone"),
+    (InvalidValueError, "invalid-value"),
+)
+_OF_EVERY_ITEM = frozenset((*StorageConfig.model_fields, "uri"))
+"""Fields that an InvalidValueError names if it concerns the storage root, and so each item alike."""
+
+_log = logging.getLogger(__name__)
+
 
 class Pipeline:
     """Fetches items with `jobs` threads; what concerns a single item becomes its outcome and ends nothing else.
 
-    Errors of the catalog or of the storage as a whole (CatalogUnavailableError and its kinds) end the run. Without a
-    catalog nothing is looked up or registered, and all else is the same. A rehearsal asks the catalog and stores
-    nothing.
+    Errors of the catalog or of the storage as a whole end the run: CatalogUnavailableError and its kinds, a damaged
+    record, a setting that is refused. Without a catalog nothing is looked up or registered, and all else is the same.
+    A rehearsal asks the catalog and stores nothing.
     """
 
     def __init__(
@@ -58,24 +72,22 @@ class Pipeline:
         still yielded before KeyboardInterrupt is raised.
         """
         stop = Event()
-        pending: set[Future[Fetched]] = set()
+        untold: set[Future[Fetched]] = set()
         with closing(Client(connections=self._jobs)) as client, ThreadPoolExecutor(self._jobs) as threads:
             try:
                 for item in items:
-                    pending.add(threads.submit(self._fetch, item, client, stop))
-                    if len(pending) >= 2 * self._jobs:
-                        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                while pending:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
+                    untold.add(threads.submit(self._fetch, item, client, stop))
+                    if len(untold) >= 2 * self._jobs:
+                        yield from _completed(untold)
+                while untold:
+                    yield from _completed(untold)
             except KeyboardInterrupt:
                 stop.set()
-                yield from _ended(pending)
+                yield from _ended(untold)
                 raise
             finally:
                 stop.set()
-                for future in pending:
+                for future in untold:
                     future.cancel()
 
     def _fetch(self, item: Item, client: Client, stop: Event) -> Fetched:
@@ -92,17 +104,24 @@ class Pipeline:
             return self._downloaded(item, client, stop)
         except DownloadError as error:
             return _failed(item, error.reason)
-        except UnsafePathError:
-            return _failed(item, "unsafe-path")
+        except tuple(kind for kind, _ in _REFUSALS) as error:
+            return _refused(item, error)
 
     def _held(self, item: Item) -> Fetched | None:
         if self._catalog is not None:
             record = self._catalog.get(artifact_id=item.artifact_id, source_url=item.url, resolver=item.resolver)
-            if record is not None:
-                if not self._rehearsal:
-                    self._catalog.record_sighting(record.id, self.run_id)
+            if record is not None and self._is_seen(record.id):
                 return Fetched(item=item, outcome="skip", reason="have", record_id=record.id)
         return _failed(item, "dry-run") if self._rehearsal else None
+
+    def _is_seen(self, document_id: int) -> bool:
+        """Record that this run met a document; False if it was deleted since it was found, so that it is missing."""
+        if self._catalog is not None and not self._rehearsal:
+            try:
+                self._catalog.record_sighting(document_id, self.run_id)
+            except NotFoundError:
+                return False
+        return True
 
     def _downloaded(self, item: Item, client: Client, stop: Event) -> Fetched:
         transfer = Transfer(self._limits, stop)
@@ -152,12 +171,21 @@ def new_run_id() -> str:
     return f"{moment[:19]}Z-{secrets.token_hex(3)}"
 
 
-def _ended(pending: set[Future[Fetched]]) -> list[Fetched]:
+def _completed(untold: set[Future[Fetched]]) -> Iterator[Fetched]:
+    """Wait until something is done, and yield what is; it stays among the untold up to the moment that it is told."""
+    done, _ = wait(untold, return_when=FIRST_COMPLETED)
+    for future in done:
+        fetched = future.result()
+        untold.discard(future)
+        yield fetched
+
+
+def _ended(untold: set[Future[Fetched]]) -> list[Fetched]:
     """Wait for what cannot be stopped any more, and return what was done."""
-    for future in pending:
+    for future in untold:
         future.cancel()
-    wait(pending)
-    return [future.result() for future in pending if not future.cancelled() and future.exception() is None]
+    wait(untold)
+    return [future.result() for future in untold if not future.cancelled() and future.exception() is None]
 
 
 def _check(item: Item) -> None:
@@ -168,6 +196,14 @@ def _check(item: Item) -> None:
             raise DownloadError(f"invalid-{field}") from error
     if not is_fetchable(item.url):
         raise DownloadError("unsupported-scheme")
+
+
+def _refused(item: Item, error: CatalogError) -> Fetched:
+    """Return what became of an item that was refused; the error again if it is not about this item alone."""
+    if isinstance(error, InvalidValueError) and error.field in _OF_EVERY_ITEM:
+        raise error
+    _log.warning("%s: %s", item.url, error)
+    return _failed(item, next(reason for kind, reason in _REFUSALS if isinstance(error, kind)))
 
 
 def _failed(item: Item, reason: str) -> Fetched:

@@ -24,9 +24,10 @@ _TICK_SECONDS = 0.2
 class Limits(Struct, frozen=True, kw_only=True):
     """What a download may take.
 
-    `connect_seconds` bounds a connection's making, `read_seconds` a silence, `total_seconds` everything from the first
-    try to the last byte, with the waits between tries. `bytes_max` bounds what is stored. `backoff_seconds` is the
-    first wait between tries; each further one is twice as long.
+    `connect_seconds` bounds connecting to one address, `read_seconds` a silence, `total_seconds` everything from the
+    first try to the last byte, with the waits between tries and all addresses of a host. Looking up a host's name
+    counts, but is never cut short: the operating system's resolver has limits of its own. `bytes_max` bounds what is
+    stored. `backoff_seconds` is the first wait between tries; each further one is twice as long.
     """
 
     connect_seconds: float = 10.0
