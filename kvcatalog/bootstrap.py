@@ -15,7 +15,7 @@ from kvcatalog.errors import CatalogMissingError
 from kvcatalog.finalize import finalize_candidate_download
 from kvcatalog.pipeline import Limits, Manifest, Pipeline, config_hash, new_run_id
 from kvcatalog.pipeline.running import Finalize
-from kvcatalog.storage import open_storage
+from kvcatalog.storage import open_storage, refuse_among_blobs
 from kvcatalog.store import open_catalog
 from kvcatalog.store.protocol import CatalogStore
 
@@ -75,6 +75,7 @@ def open_pipeline(
             return
         settings = {"config": config.model_dump(mode="json"), "limits": to_builtins(limits)}
         path = manifest_path or default_manifest_path(config)
+        refuse_among_blobs("manifest", path)
         with Manifest(path, run_id=run_id, config_hash=config_hash(settings)) as manifest:
             yield build(manifest=manifest)
 

@@ -155,18 +155,36 @@ def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> Root
 
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:
     """Raise InvalidValueError for a source that somebody keeps: a file of a catalog, or of a root that is not ours."""
+    _refuse_own_files("source", path)
+    for folder in _roots_above(path):
+        marker = FileBlobStore(folder).read_marker()
+        is_ours = catalog is not None and marker is not None and marker.catalog == catalog.identity.uuid
+        is_same = isinstance(store, FileBlobStore) and os.path.samefile(folder, store.root)
+        if not (is_ours or is_same):
+            raise InvalidValueError("source", f"{path!r} lies in {folder}, a storage root of another catalog")
+
+
+def refuse_among_blobs(field: str, path: str) -> None:
+    """Raise InvalidValueError for a file to be written that lies below a storage root or in a catalog's folder."""
+    _refuse_own_files(field, path)
+    for folder in _roots_above(path):
+        raise InvalidValueError(field, f"{path!r} lies in {folder}, a storage root")
+
+
+def _refuse_own_files(field: str, path: str) -> None:
     folder = os.path.dirname(os.path.realpath(path))
     if layout.OURS in folder.split("/"):
-        raise InvalidValueError("source", f"{path!r} is kept by a storage root")
+        raise InvalidValueError(field, f"{path!r} is kept by a storage root")
     if all(os.path.exists(os.path.join(folder, name)) for name in ("data.mdb", "lock.mdb")):
-        raise InvalidValueError("source", f"{path!r} lies in the folder of a catalog")
+        raise InvalidValueError(field, f"{path!r} lies in the folder of a catalog")
+
+
+def _roots_above(path: str) -> Iterator[str]:
+    """Yield the folders above a file or folder that are storage roots, the nearest first."""
+    folder = os.path.dirname(os.path.realpath(path))
     while (parent := os.path.dirname(folder)) != folder:
         if os.path.exists(os.path.join(folder, layout.MARKER_PATH)):
-            marker = FileBlobStore(folder).read_marker()
-            is_ours = catalog is not None and marker is not None and marker.catalog == catalog.identity.uuid
-            is_same = isinstance(store, FileBlobStore) and os.path.samefile(folder, store.root)
-            if not (is_ours or is_same):
-                raise InvalidValueError("source", f"{path!r} lies in {folder}, a storage root of another catalog")
+            yield folder
         folder = parent
 
 
@@ -250,11 +268,7 @@ def _refuse_place(store: BlobStore, config: StorageConfig, catalog: CatalogStore
 
 def _places_above(store: BlobStore, config: StorageConfig) -> Iterator[BlobStore]:
     if isinstance(store, FileBlobStore):
-        folder = os.path.dirname(os.path.realpath(store.root))
-        while (parent := os.path.dirname(folder)) != folder:
-            if os.path.exists(os.path.join(folder, layout.MARKER_PATH)):
-                yield FileBlobStore(folder)
-            folder = parent
+        yield from map(FileBlobStore, _roots_above(store.root))
         return
     parts = [part for part in config.s3_prefix.split("/") if part]
     for count in range(len(parts)):

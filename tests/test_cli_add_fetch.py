@@ -259,6 +259,20 @@ class TestAdd:
 
 
 class TestFetch:
+    @pytest.mark.parametrize(
+        "target", ["docs/b/a.pdf", "docs/.kvcatalog/root.json", "state/catalog.lmdb/data.mdb", "pipe"]
+    )
+    def test_what_is_no_manifest_is_not_written_to(self, cli: Cli, web: Web, target: str) -> None:
+        Path("a.pdf").write_bytes(b"{a blob")
+        os.mkfifo("pipe")
+        assert cli("--root", "docs", "add", "a.pdf", "--artifact-id", "b", "--url", "https://x.org/a.pdf").status == 0
+        before = Path(target).read_bytes() if target != "pipe" else b""
+        ran = cli("--root", "docs", "fetch", f"{web.url}/same", "--manifest", target)
+        assert ran.status == ExitStatus.USAGE
+        assert "manifest" in ran.err
+        assert target == "pipe" or Path(target).read_bytes() == before
+        assert sum(web.requests.values()) == 0
+
     def test_urls_are_stored_and_registered(self, cli: Cli, web: Web) -> None:
         urls = [f"{web.url}/ok/1", f"{web.url}/gzip"]
         ran = cli("--json", "fetch", *urls, "--run", "r1")

@@ -77,6 +77,14 @@ class Web:
     def _empty(self, connection: socket.socket, path: str) -> None:
         connection.sendall(response(b""))
 
+    def _badlength(self, connection: socket.socket, path: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: " + path.split("/")[2].encode() + b"\r\n\r\n" + PDF)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    def _badchunk(self, connection: socket.socket, path: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabcde\r\n0\r\n\r\n")
+        connection.shutdown(socket.SHUT_RDWR)
+
     def _cut(self, connection: socket.socket, path: str) -> None:
         connection.sendall(response(PDF)[:-1000])
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -53,8 +53,8 @@ def add(
 
     The bytes are copied below the root that --root or the configuration names. MAPPING is CSV with a header, or JSON
     lines, with the columns file and artifact_id, and url, resolver, variant, content_type, run where they are known;
-    the options stand for what a row leaves open. Other columns are refused. A row that cannot be stored is reported with its line, and the others
-    go on; the exit status is then 1.
+    the options stand for what a row leaves open. Other columns are refused. A row that cannot be stored is reported
+    with its line, and the others go on; the exit status is then 1.
 
     \b
     Example:

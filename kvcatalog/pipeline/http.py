@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import socket
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ _WHOLE = frozenset((200, 203))
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
 _NOT_MODIFIED = 304
+_LENGTH = re.compile(r"[0-9]+")
 _GZIP = frozenset(("gzip", "x-gzip"))
 
 # What urllib3 and the standard library raise, the special before the general; whether another try may fare better.
@@ -151,6 +153,8 @@ class Body(io.RawIOBase):
         if encoding not in {"", "identity", *_GZIP}:
             raise DownloadError("encoding")
         announced = response.headers.get("Content-Length", "")
+        if announced and not all(_LENGTH.fullmatch(part.strip()) for part in announced.split(",")):
+            raise DownloadError("bad-response")  # what it announces cannot be held against what comes
         if encoding not in _GZIP and announced.isdecimal() and int(announced[:20]) > self._bytes_left:
             raise DownloadError("too-large")
         self._source: Any = gzip.GzipFile(fileobj=response) if encoding in _GZIP else response
@@ -214,6 +218,8 @@ def _translated() -> Iterator[None]:
         raise _failure(error) from error
     except TimeoutError as error:
         raise DownloadError("timeout") from error
+    except ValueError as error:
+        raise DownloadError("bad-response") from error  # a length that the standard library cannot use
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DownloadError("cut" if isinstance(error, EOFError) else "encoding") from error
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from hashlib import sha256
 from threading import Lock
 from typing import Self
 
 from kvcatalog import clock
-from kvcatalog.errors import OS_ERRORS, CatalogError, StorageFailedError, StorageFullError
+from kvcatalog.errors import OS_ERRORS, CatalogError, InvalidValueError, StorageFailedError, StorageFullError
 from kvcatalog.pipeline.fetched import Fetched
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Manifest:
     """A file to which any number of threads and processes append whole lines.
 
-    The folder is made where there is none. Raises StorageFullError, StoragePermissionError or StorageFailedError.
+    The folder is made where there is none. Raises InvalidValueError for what is there and is no manifest, and
+    StorageFullError, StoragePermissionError or StorageFailedError.
     """
 
     def __init__(self, path: str, *, run_id: str, config_hash: str) -> None:
@@ -26,7 +30,7 @@ class Manifest:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             # A run that lost its last line to a full disk must not take the first of this one with it.
             self._ends_in_part = _is_cut(path)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(path, _APPEND, 0o666)
         except OSError as error:
             raise self._failure(error) from error
         self._lock = Lock()
@@ -85,11 +89,19 @@ def config_hash(settings: object) -> str:
 
 
 def _is_cut(path: str) -> bool:
+    """Tell whether a manifest ends within a line; InvalidValueError if it is none."""
     try:
-        with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                return False
-            file.seek(-1, os.SEEK_END)
-            return file.read() != b"\n"
-    except OSError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISCHR(status.st_mode):  # a terminal, or nowhere
+            return False
+        is_plain = stat.S_ISREG(status.st_mode)
+        if not is_plain or (status.st_size and file.read(1) != b"{"):
+            raise InvalidValueError("manifest", f"{path} is there, and is no manifest")
+        if not status.st_size:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
