@@ -121,13 +121,23 @@ class Put(NamedTuple):
 def recorded(folder: Path, positions: range) -> list[list[Put]]:
     """Register records one at a time, and return what was put for each, the counters of its commit among it."""
     found: list[list[Put]] = []
-    original = WriteTransaction.put
+    original, original_many = WriteTransaction.put, WriteTransaction.put_many
 
     def put(self: WriteTransaction, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
         found[-1].append(Put(table.name, key, value, append))
         original(self, table, key, value, append=append)
 
-    with catalog_at(folder) as catalog, mock.patch.object(WriteTransaction, "put", put):
+    def put_many(
+        self: WriteTransaction, table: Table, rows: list[tuple[bytes, bytes]], *, append: bool = False
+    ) -> None:
+        found[-1].extend(Put(table.name, key, value, append or table.sets) for key, value in rows)
+        original_many(self, table, rows, append=append)
+
+    with (
+        catalog_at(folder) as catalog,
+        mock.patch.object(WriteTransaction, "put", put),
+        mock.patch.object(WriteTransaction, "put_many", put_many),
+    ):
         for request in Feed(request_at, positions):
             found.append([])
             list(catalog.register_many([request]))
