@@ -4,13 +4,18 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvcatalog import CatalogClosedError, InvalidValueError, LmdbCatalog, NotFoundError, Registration, open_catalog
+from kvcatalog.errors import BlobCondemnedError
 from kvcatalog.kv import writer
 from kvcatalog.models import RegistrationFields
+from kvcatalog.schema import CondemnedRow
+from kvcatalog.store import changes
 from tests.support import HANG_SECONDS, forked, run
 
 
@@ -293,5 +298,36 @@ def test_what_a_coroutine_asks(catalog: LmdbCatalog) -> None:
         assert await aio.delete(1) == record
         with pytest.raises(NotFoundError):
             await aio.delete(1)
+
+    asyncio.run(work())
+
+
+def test_where_too_many_wait_the_loop_does_not_help(catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "POSTED_CALLS_MAX", 20)
+    leaders: list[threading.Thread] = []
+    monkeypatch.setattr(catalog._writer, "_after_commit", lambda _: leaders.append(threading.current_thread()))
+
+    async def work() -> list[Registration]:
+        return list(await asyncio.gather(*(catalog.aio.register(**fields(number)) for number in range(300))))
+
+    assert [outcome.outcome for outcome in asyncio.run(work())] == ["registered"] * 300
+    assert threading.main_thread() not in leaders
+
+
+def test_a_coroutine_says_all_of_a_variant(catalog: LmdbCatalog) -> None:
+    moment = datetime(2020, 1, 2, tzinfo=UTC)
+
+    async def work() -> None:
+        await catalog.aio.register(**fields(1))
+        variant: Any = {"document_id": 1, "variant": "text", "storage_uri": "file:///t", "bytes": 3}
+        done = await catalog.aio.register_variant(**variant, created_at=moment, blob_epoch=0, links=["file:///l"])
+        assert done.record.created_at == moment
+        row = CondemnedRow(None, "file:///l", "plan", 0)
+        catalog._writer.submit(lambda transaction: changes.put_condemned(transaction, row))
+        with catalog.lease("gc"), pytest.raises(BlobCondemnedError):
+            await catalog.aio.register_variant(**variant, links=["file:///l"])
+        catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, None, "file:///l"))
+        with pytest.raises(BlobCondemnedError):
+            await catalog.aio.register_variant(**variant, blob_epoch=0, links=["file:///l"])
 
     asyncio.run(work())
