@@ -57,7 +57,7 @@ DUPLICATES = Table("duplicates")  # digest -> how many documents and variants ca
 COUNTERS = Table("counters")  # name -> totals, last ids, the last commit; figures without a scan
 ROOTS = Table("roots")  # root id -> its URI, UUID and content-addressed folder
 
-CONDEMNED = Table("condemned")  # location -> plan and time; what is about to be taken away
+CONDEMNED = Table("condemned")  # location -> plan, time and end; what is about to be taken away, or was
 CHECKS = Table("checks")  # location -> time and result of its last check
 CHECKS_BY_TIME = Table("checks_by_time")  # time, location -> nothing; the oldest check first
 HOLDS = Table("holds")  # hold id -> filter and reason; what must stay
@@ -167,12 +167,13 @@ class RootRow(Struct, frozen=True, array_like=True, gc=False):
 
 
 class CondemnedRow(Struct, frozen=True, array_like=True, gc=False):
-    """A blob that a plan is about to take away."""
+    """A blob that a plan is about to take away, or, if `cleared` has the blob epoch of that, was about to."""
 
     root: int | None
     path: str
     plan: str
     at: int
+    cleared: int | None = None
 
 
 class CheckRow(Struct, frozen=True, array_like=True, gc=False):

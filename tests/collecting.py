@@ -16,11 +16,15 @@ from tools.faults.checking import references
 
 
 class Collector:
-    """Made with the catalog and one of its roots; whoever uses it holds the lease."""
+    """Made with the catalog and one of its roots; whoever uses it holds the lease.
 
-    def __init__(self, catalog: LmdbCatalog, store: BlobStore) -> None:
+    One that `forgets` removes the rows of what it has cleared at once, else they stay.
+    """
+
+    def __init__(self, catalog: LmdbCatalog, store: BlobStore, *, forgets: bool = True) -> None:
         self.catalog = catalog
         self.store = store
+        self.forgets = forgets
         self.root = next(root.id for root in catalog.roots() if root.uri == store.uri)
         self.condemned: tuple[str, ...] = ()
         self.doomed: tuple[str, ...] = ()
@@ -67,6 +71,8 @@ class Collector:
         def operation(transaction: WriteTransaction) -> None:
             for path in self.condemned:
                 changes.clear_condemned(transaction, self.root, path)
+            if self.forgets:
+                changes.forget_cleared(transaction)
 
         self.catalog._writer.submit(operation)
         self.condemned = self.doomed = ()

@@ -10,7 +10,7 @@ from kvcatalog.kv.table import Index, Table
 from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.store.changes import key_of_conflict
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
-from kvcatalog.store.tally import BLOB_EPOCH
+from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, read_counter
 
 Pairs = Counter[tuple[bytes, bytes]]
 Totals = dict[tuple[str, str], tuple[int, int]]
@@ -44,6 +44,12 @@ def assert_consistent(catalog: LmdbCatalog) -> None:
         assert_sightings(transaction, set(documents))
         assert_duplicates(transaction, documents, variants)
         assert_counters(transaction, documents, variants, len(conflicts))
+        forgotten, epoch = (read_counter(transaction, name).count for name in (FORGOTTEN_EPOCH, BLOB_EPOCH))
+        rows = [row for _, row in decoded(transaction, schema.CONDEMNED, schema.CONDEMNED_CODEC)]
+        cleared = [row.cleared for row in rows if row.cleared is not None]
+        assert forgotten <= epoch
+        assert all(forgotten < number <= epoch for number in cleared)
+        assert len(set(cleared)) == len(cleared)
 
 
 def decoded(transaction: ReadTransaction, table: Table, codec: Codec[Any]) -> Iterator[tuple[bytes, Any]]:
@@ -95,7 +101,7 @@ def assert_counters(
     for name, label, count, size in stored_counters(transaction):
         if name.startswith("last "):
             assert count >= expected_last(transaction, name), name
-        elif name != BLOB_EPOCH:  # counts what was taken away, of which nothing is kept
+        elif name not in {BLOB_EPOCH, FORGOTTEN_EPOCH}:  # they count what was taken away, of which nothing is kept
             assert expected.pop((name, label)) == (count, size), name
     assert not expected
 

@@ -4,13 +4,18 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvcatalog import CatalogClosedError, InvalidValueError, LmdbCatalog, NotFoundError, Registration, open_catalog
+from kvcatalog.errors import BlobCondemnedError
 from kvcatalog.kv import writer
 from kvcatalog.models import RegistrationFields
+from kvcatalog.schema import CondemnedRow
+from kvcatalog.store import changes
 from tests.support import HANG_SECONDS, forked, run
 
 
@@ -143,6 +148,114 @@ def test_where_no_thread_can_be_started_the_caller_does_it(
     assert catalog.register_async(**fields(1)).done()
 
 
+def test_what_is_posted_while_the_interpreter_ends_is_stored(tmp_path: Path) -> None:
+    script = """
+import atexit
+from kvcatalog import open_catalog
+catalog = open_catalog(sys.argv[1])
+def late():
+    for number in range(1500):
+        future = catalog.register_async(
+            artifact_id=f"a{number}", source_url="u", resolver="r", bytes=1, storage_uri="file:///x"
+        )
+        assert future.done()
+atexit.register(late)
+"""
+    run(script, tmp_path / "catalog")
+    with open_catalog(tmp_path / "catalog") as catalog:
+        assert catalog.stats().documents == 1500
+
+
+def test_what_hangs_on_a_future_may_use_the_catalog(catalog: LmdbCatalog) -> None:
+    later: list[object] = []
+    ready = threading.Event()
+
+    def use(future: Future[Registration]) -> None:
+        record = future.result().record
+        later.append(catalog.record_sighting(record.id, "run 2"))
+        later.append(catalog.register(**fields(2)).outcome)
+        catalog.register_async(**fields(3)).add_done_callback(close)
+
+    def close(future: Future[Registration]) -> None:
+        later.append(future.result().outcome)
+        catalog.close()
+        ready.set()
+
+    with catalog._writer._door:
+        catalog.register_async(**fields(1)).add_done_callback(use)
+    assert ready.wait(HANG_SECONDS)
+    assert later == [True, "registered", "registered"]
+
+
+def test_what_takes_its_time_on_a_future_stops_no_writer(catalog: LmdbCatalog) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def linger(_: object) -> None:
+        entered.set()
+        leave.wait(HANG_SECONDS)
+
+    with catalog._writer._door:
+        first = catalog.register_async(**fields(1))
+        first.add_done_callback(linger)
+    assert entered.wait(HANG_SECONDS)
+    assert catalog.register(**fields(2)).outcome == "registered"
+    behind = catalog.register_async(**fields(3))
+    assert catalog.register(**fields(3)).outcome == "existing"
+    catalog.close()
+    assert behind.done()
+    leave.set()
+
+
+def test_a_caller_that_leads_is_not_made_to_run_what_hangs_on_the_futures_of_others(catalog: LmdbCatalog) -> None:
+    lock = threading.Lock()
+    names: list[str] = []
+
+    def note(_: object) -> None:
+        with lock:
+            names.append(threading.current_thread().name)
+
+    with catalog._writer._door:
+        futures = [catalog.register_async(**fields(number)) for number in range(100)]
+        for future in futures:
+            future.add_done_callback(note)
+    with lock:
+        catalog.register(**fields(1000))
+    for future in futures:
+        ended(future)
+    catalog.close()
+    assert set(names) <= {"kvcatalog writer", "MainThread"}
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, ZeroDivisionError])
+def test_what_a_callback_raises_is_logged_and_harms_nobody(
+    catalog: LmdbCatalog, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
+) -> None:
+    called = threading.Event()
+
+    def fail(_: object) -> None:
+        raise kind
+
+    with catalog._writer._door:
+        first = catalog.register_async(**fields(1))
+        first.add_done_callback(fail)
+        first.add_done_callback(lambda _: called.set())
+        same_batch = catalog.register_async(**fields(2))
+    assert called.wait(HANG_SECONDS)
+    assert ended(same_batch).outcome == ended(catalog.register_async(**fields(3))).outcome == "registered"
+    assert kind.__name__ in caplog.text
+
+
+def test_who_comes_late_is_called_at_once_and_in_order(catalog: LmdbCatalog) -> None:
+    called: list[int] = []
+    with catalog._writer._door:
+        future = catalog.register_async(**fields(1))
+        for number in range(3):
+            future.add_done_callback(lambda _, number=number: called.append(number))  # type: ignore[misc]
+    catalog.close()
+    future.add_done_callback(lambda _: called.append(3))
+    assert called == [0, 1, 2, 3]
+
+
 def test_parent_and_child_go_on_after_a_fork(catalog: LmdbCatalog) -> None:
     waiting = [catalog.register_async(**fields(number)) for number in range(200)]
     assert forked(lambda: ended(catalog.register_async(**fields(1000))).outcome) == "registered"
@@ -155,11 +268,14 @@ def test_coroutines_share_transactions(catalog: LmdbCatalog, monkeypatch: pytest
     monkeypatch.setattr(catalog._writer, "_after_commit", batches.append)
 
     async def work() -> list[Registration]:
-        return list(await asyncio.gather(*(catalog.aio.register(**fields(number)) for number in range(500))))
+        with catalog._writer._door:
+            tasks = [asyncio.create_task(catalog.aio.register(**fields(number))) for number in range(500)]
+            await asyncio.sleep(0)  # each of them comes as far as its future
+            assert len(catalog._writer._waiting) == 500
+        return list(await asyncio.gather(*tasks))
 
     assert [outcome.outcome for outcome in asyncio.run(work())] == ["registered"] * 500
-    assert sum(batches) == 500
-    assert len(batches) < 250
+    assert batches == [500]
 
 
 def test_what_a_coroutine_asks(catalog: LmdbCatalog) -> None:
@@ -182,5 +298,36 @@ def test_what_a_coroutine_asks(catalog: LmdbCatalog) -> None:
         assert await aio.delete(1) == record
         with pytest.raises(NotFoundError):
             await aio.delete(1)
+
+    asyncio.run(work())
+
+
+def test_where_too_many_wait_the_loop_does_not_help(catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "POSTED_CALLS_MAX", 20)
+    leaders: list[threading.Thread] = []
+    monkeypatch.setattr(catalog._writer, "_after_commit", lambda _: leaders.append(threading.current_thread()))
+
+    async def work() -> list[Registration]:
+        return list(await asyncio.gather(*(catalog.aio.register(**fields(number)) for number in range(300))))
+
+    assert [outcome.outcome for outcome in asyncio.run(work())] == ["registered"] * 300
+    assert threading.main_thread() not in leaders
+
+
+def test_a_coroutine_says_all_of_a_variant(catalog: LmdbCatalog) -> None:
+    moment = datetime(2020, 1, 2, tzinfo=UTC)
+
+    async def work() -> None:
+        await catalog.aio.register(**fields(1))
+        variant: Any = {"document_id": 1, "variant": "text", "storage_uri": "file:///t", "bytes": 3}
+        done = await catalog.aio.register_variant(**variant, created_at=moment, blob_epoch=0, links=["file:///l"])
+        assert done.record.created_at == moment
+        row = CondemnedRow(None, "file:///l", "plan", 0)
+        catalog._writer.submit(lambda transaction: changes.put_condemned(transaction, row))
+        with catalog.lease("gc"), pytest.raises(BlobCondemnedError):
+            await catalog.aio.register_variant(**variant, links=["file:///l"])
+        catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, None, "file:///l"))
+        with pytest.raises(BlobCondemnedError):
+            await catalog.aio.register_variant(**variant, blob_epoch=0, links=["file:///l"])
 
     asyncio.run(work())

@@ -20,7 +20,7 @@ from kvcatalog import DownloadOutcome, finalize_candidate_download, open_catalog
 from kvcatalog.blobs import BlobStore
 from kvcatalog.config import StorageConfig
 from kvcatalog.errors import CatalogLockedError
-from kvcatalog.schema import CONDEMNED
+from kvcatalog.schema import CONDEMNED, CONDEMNED_CODEC
 from kvcatalog.store.lmdb_catalog import GC_LEASE, LmdbCatalog
 from tests.collecting import Collector
 from tests.invariants import assert_consistent
@@ -78,8 +78,9 @@ def call(
 
 
 def condemned_rows(catalog: LmdbCatalog) -> int:
+    """Return how many blobs are about to be taken away."""
     with catalog._environment.read() as transaction:
-        return transaction.entries(CONDEMNED)
+        return sum(CONDEMNED_CODEC.decode(*pair).cleared is None for pair in transaction.items(CONDEMNED))
 
 
 class Stepwise:
@@ -194,12 +195,12 @@ def test_every_order_is_forced_once() -> None:
     assert len(everything) == len(set(everything)) == 630
 
 
-def force_every_order(place: Path, config: StorageConfig, before: str) -> None:
+def force_every_order(place: Path, config: StorageConfig, before: str, *, forgets: bool) -> None:
     """Finalize and collect in every order of their steps; `before` says what is there, and a record is deleted."""
     attempts, record_id = set(), 0
     with opened(place) as catalog:
         store = storage.open_storage(config, catalog)
-        collector = Collector(catalog, store)
+        collector = Collector(catalog, store, forgets=forgets)
         call(place, catalog, config)
         paths = [blob.path for blob in store.walk()]
         for order in orders(("finalize", 4), ("gc", 4), ("delete", int(before == "record"))):
@@ -235,24 +236,40 @@ def force_every_order(place: Path, config: StorageConfig, before: str) -> None:
     assert len(attempts) > 1
 
 
+@pytest.mark.parametrize("forgets", [True, False], ids=["forgotten", "remembered"])
 @pytest.mark.parametrize("before", ["record", "orphan", "nothing"])
 @pytest.mark.parametrize("name", EVERY_STORAGE)
-def test_no_order_of_the_steps_leaves_a_record_without_its_blob(name: str, before: str, quick_place: Path) -> None:
-    force_every_order(quick_place, EVERY_STORAGE[name](quick_place), before)
+def test_no_order_of_the_steps_leaves_a_record_without_its_blob(
+    name: str, before: str, forgets: bool, quick_place: Path
+) -> None:
+    force_every_order(quick_place, EVERY_STORAGE[name](quick_place), before, forgets=forgets)
 
 
 @pytest.mark.parametrize(
-    ("guard", "instead"),
-    [("operations._refuse_what_may_be_gone", lambda *_: None), ("changes.is_condemned", lambda *_: False)],
-    ids=["epoch", "announcement"],
+    ("guard", "forgets"),
+    [("was_cleared", False), ("has_forgotten", True), ("is_condemned", False), ("is_condemned", True)],
 )
 @pytest.mark.parametrize("name", EVERY_STORAGE)
 def test_a_missing_guard_is_noticed(
-    name: str, guard: str, instead: Callable[..., Any], quick_place: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, guard: str, forgets: bool, quick_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"kvcatalog.store.{guard}", instead)
+    monkeypatch.setattr(f"kvcatalog.store.changes.{guard}", lambda *_, **__: False)
     with pytest.raises(AssertionError, match="nothing lies at"):
-        force_every_order(quick_place, EVERY_STORAGE[name](quick_place), "orphan")
+        force_every_order(quick_place, EVERY_STORAGE[name](quick_place), "orphan", forgets=forgets)
+
+
+def test_a_collection_elsewhere_keeps_nobody_from_finishing(tmp_path: Path) -> None:
+    config = EVERY_STORAGE["policy-path"](tmp_path)
+    with opened(tmp_path) as catalog:
+        collector = Collector(catalog, storage.open_storage(config, catalog), forgets=False)
+        with stepwise(tmp_path, catalog, config) as finalizing:
+            for number in range(4):
+                finalizing.step()
+                collector.condemn(f"work/other-{number}.pdf")
+                collector.clear()
+            assert finalizing.finish().registration == "registered"
+        assert finalizing.attempts == 1
+        assert_consistent(catalog)
 
 
 def test_a_blob_that_is_taken_before_it_is_linked_is_stored_again(tmp_path: Path) -> None:
@@ -282,6 +299,7 @@ def start_collecting(place: Path, config: StorageConfig, over: Path) -> Callable
             store = storage.open_storage(config, catalog)
             collector = Collector(catalog, store)
             while not over.exists():
+                collector.forgets = chance.random() < 0.5
                 with suppress(CatalogLockedError), catalog.lease(GC_LEASE):
                     collector.condemn(*collector.unreferenced())
                     collector.check_again()

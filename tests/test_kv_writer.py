@@ -24,7 +24,7 @@ from kvcatalog.errors import (
     OutcomeUnknownError,
     StorageFailedError,
 )
-from kvcatalog.kv import calls, keys, writer
+from kvcatalog.kv import calls, keys, posted, writer
 from kvcatalog.kv.environment import Environment, open_environment
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.kv.writer import Writer
@@ -519,6 +519,148 @@ def test_an_interruption_at_any_line_loses_nobody_and_holds_nothing(environment:
             break
     assert step > 50
     assert {b"mate %d" % number for number in range(1, step + 1)} <= dict(all_rows(environment)).keys()
+
+
+def test_an_interruption_at_any_line_loses_no_posted_call(environment: Environment, door: Writer) -> None:
+    step, interrupted = 0, True
+    while interrupted:
+        step += 1
+        told: list[object] = []
+        mates = [posted.PostedCall(put(b"mate %d" % step)), posted.PostedCall(Together(b"refused", refuses=True))]
+        for mate in mates:
+            mate.future.add_done_callback(told.append)
+            door._waiting.append(mate)
+        interrupted = interrupted_at(step, lambda: door.submit(add_one))
+        assert door.post(put(b"later %d" % step)).result(20) == b"later %d" % step
+        assert mates[0].future.result(20) == b"mate %d" % step
+        assert isinstance(mates[1].future.exception(20), NotFoundError)
+        wait_until(lambda told=told: len(told) == 2, f"line {step}")  # type: ignore[misc]
+        wait_until(lambda: not door._waiting and not door._untold, f"line {step}")
+    assert step > 50
+
+
+@pytest.mark.parametrize("work", [lambda door: door.post(add_one), lambda door: door.close()], ids=["post", "close"])
+def test_an_interruption_between_finishing_and_telling_loses_nobody(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, work: Callable[[Writer], object]
+) -> None:
+    """Where no thread can be had the caller tells itself, as it does on closing."""
+    monkeypatch.setattr(Writer, "_served", lambda _: False)
+    step, interrupted = 0, True
+    while interrupted:
+        step += 1
+        door = Writer(environment, TOKENS, nothing)
+        told: list[object] = []
+        mates = [posted.PostedCall(put(b"mate %d" % step)), posted.PostedCall(Together(b"refused", refuses=True))]
+        for mate in mates:
+            for _ in range(2):
+                mate.future.add_done_callback(told.append)
+            door._waiting.append(mate)
+        interrupted = interrupted_at(step, lambda door=door: work(door))  # type: ignore[misc]
+        door.close()
+        assert mates[0].future.result(0) == b"mate %d" % step
+        assert isinstance(mates[1].future.exception(0), NotFoundError)
+        assert told == [mates[0].future] * 2 + [mates[1].future] * 2, f"line {step}"
+    assert step > 50
+
+
+def wait_until(condition: Callable[[], object], what: str = "") -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, f"waited for nothing: {what}"
+        time.sleep(0.001)
+
+
+def test_an_error_of_the_thread_is_told_to_its_own_batch_alone(
+    environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another leader may be inside by the time the thread has left the door with an error."""
+    failures = [RuntimeError("a meter failed")]
+
+    def after_commit(_: int) -> None:
+        if failures:
+            raise failures.pop()
+
+    door = Writer(environment, TOKENS, nothing, after_commit)
+    inside, leave = threading.Event(), threading.Event()
+    wake_next = door._wake_next
+
+    def wait_outside() -> None:
+        wake_next()
+        if threading.current_thread().name == "kvcatalog writer" and not failures:
+            inside.wait(20)
+
+    def slow(transaction: WriteTransaction) -> int:
+        inside.set()
+        leave.wait(0.2)
+        return add_one(transaction)
+
+    vars(door)["_wake_next"] = wait_outside
+    with door._door:
+        first = door.post(put(b"first"))
+    wait_until(lambda: not failures)
+    assert door.submit(slow) == 1
+    assert first.result(20) == b"first"
+    assert dict(all_rows(environment)) == {b"first": b"1", COUNT: b"1"}
+    assert "a meter failed" in caplog.text
+
+
+@pytest.mark.parametrize("posting", [False, True])
+def test_an_error_that_nobody_expects_is_told_to_the_whole_batch(environment: Environment, posting: bool) -> None:
+    def fails(_: WriteTransaction) -> None:
+        if problems:
+            raise RuntimeError("not foreseen")
+
+    problems = [1]
+    door = Writer(environment, TOKENS, fails)
+    if posting:
+        answers = in_one_batch(door, [add_one, add_one])
+    else:
+        with Answers(door) as calls:
+            calls.submit(add_one)
+            calls.submit(add_one)
+        answers = list(calls.answers.values())
+    assert [type(answer) for answer in answers] == [CatalogError] * 2
+    assert "not foreseen" in str(answers[0])
+    assert all_rows(environment) == []
+    problems.clear()
+    assert door.submit(add_one) == 1
+
+
+def test_an_operation_that_would_end_the_thread_fails_alone(environment: Environment, door: Writer) -> None:
+    def leaves(_: WriteTransaction) -> None:
+        raise SystemExit
+
+    assert "SystemExit" in str(door.post(leaves).exception(20))
+    assert door.post(add_one).result(20) == 1
+
+
+def test_a_thread_that_died_has_a_successor(door: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    died = threading.Event()
+
+    def dies() -> bool:
+        died.set()
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(threading, "excepthook", lambda _: None)
+        broken.setattr(door, "_has_posted", dies)
+        first = door.post(add_one)
+        assert died.wait(20)
+        wait_until(lambda: door._server is None)
+    assert door.post(add_one).result(20) == 2
+    assert first.result(20) == 1
+
+
+def test_a_failure_is_dealt_with_before_it_is_told(door: Writer) -> None:
+    seen: list[object] = []
+
+    def deal(error: BaseException) -> None:
+        seen.append((type(error), door.submit(add_one)))
+        raise ZeroDivisionError
+
+    future = door.post(bad(after_writing=False), deal)
+    assert isinstance(future.exception(20), ZeroDivisionError)
+    assert seen == [(ZeroDivisionError, 1)]
 
 
 def test_each_caller_of_a_batch_gets_an_error_of_its_own(environment: Environment) -> None:

@@ -3,18 +3,22 @@
 Whoever finds the door open leads: it applies what waits in one transaction, commits once, wakes each caller with its
 own result or error, and hands the door to the first in the queue. A call that fails takes nothing with it:
 the batch is applied again without it. A call returns when its change is durable.
+
+Calls that nobody waits for are told by a thread of their own, outside the door: what hangs on their futures may take
+its time, use the catalog, or fail, and holds up nobody who writes.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from msgspec import Struct
 
@@ -28,6 +32,8 @@ from kvcatalog.kv.transaction import WriteTransaction
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from kvcatalog.kv.posted import PostedCall
 
 BATCH_CALLS_MAX = 1024
 
@@ -52,6 +58,8 @@ class _Attempt(Struct, frozen=True, array_like=True):
 
 
 _TOKEN = Codec(_Attempt, "last commit")
+
+_log = logging.getLogger(__name__)
 
 
 class _RejectedError(Exception):
@@ -97,6 +105,7 @@ class Writer:
         self._door = threading.Lock()
         self._waiting: deque[Call] = deque()
         self._begun: list[Call] = []
+        self._untold: deque[PostedCall] = deque()
         self._token = os.urandom(16)
         self._batch = 0
         self._attempt: _Attempt | None = None
@@ -105,24 +114,40 @@ class Writer:
         self._rest = threading.Lock()
         self._rest.acquire()
 
-    def post(self, operation: Operation[Result]) -> Future[Result]:
+    def post(
+        self, operation: Operation[Result], before_failing: Callable[[BaseException], None] | None = None
+    ) -> Future[Result]:
         """Apply an operation as `submit` does, without waiting; the future has its result once that is durable.
 
         Where very many wait already, the caller works off some of them first. A future that is cancelled before its
         operation has begun stores nothing. CatalogClosedError is raised at once. What was posted is done before the
-        process exits.
+        process exits. `before_failing` gets an error before the future has it, and may write.
         """
         if self._closed:
             raise CatalogClosedError(f"{self._environment.path} is closed")
         from kvcatalog.kv.posted import PostedCall
 
-        call = PostedCall(operation)
+        call = PostedCall(operation, before_failing)
         self._waiting.append(call)
-        if len(self._waiting) >= POSTED_CALLS_MAX or not self._served():
+        if not self._served():
+            while not call.done:
+                self._lead()
+            self._tell()
+        elif len(self._waiting) >= POSTED_CALLS_MAX:
             self._lead()
         else:
             self._rouse()
         return call.future
+
+    @property
+    def is_crowded(self) -> bool:
+        """Tell whether whoever posts the next call has to help."""
+        return len(self._waiting) + 1 >= POSTED_CALLS_MAX
+
+    def make_room(self) -> None:
+        """Work off some of the calls that wait, if they are very many."""
+        if self.is_crowded:
+            self._lead()
 
     def submit(self, operation: Operation[Result]) -> Result:
         """Apply an operation in a transaction, alone or with others, and return its result once that is durable.
@@ -137,10 +162,7 @@ class Writer:
                 if self._door.locked():  # whoever is inside wakes the first in the queue on leaving
                     call.wake.acquire(timeout=WAKE_SECONDS_MAX)
                     continue
-                with self._door:
-                    if not call.done:
-                        self._answer_some()
-                self._wake_next()
+                self._lead(call)
         except BaseException:
             self._withdraw(call)
             raise
@@ -149,15 +171,34 @@ class Writer:
         result: Result = call.result
         return result
 
-    def _lead(self) -> None:
+    def _lead(self, call: Call | None = None) -> None:
+        """Answer a batch, unless a call of one's own has its answer already; whoever is posted is told by the thread.
+
+        Told here, in the thread of a stranger, a callback might wait for a lock that this very thread holds.
+        """
         try:
             with self._door:
-                self._answer_some()
+                if call is None or not call.done:
+                    self._answer_some()
         finally:
             self._wake_next()
 
+    def _tell(self) -> None:
+        """Give the futures of posted calls what came of them; never inside the door, since it calls what hangs on them.
+
+        A call stays in the queue until that is over, so an interruption loses nobody. Two threads may be at it.
+        """
+        while self._untold:
+            with suppress(IndexError):  # somebody else was quicker
+                call = self._untold[0]
+                call.tell()
+                with suppress(ValueError):
+                    self._untold.remove(call)
+
     def _served(self) -> bool:
         """See that a thread works off what was posted; False if there can be none, as when the interpreter ends."""
+        if not threading.main_thread().is_alive():
+            return False  # Python 3.11 still starts threads then, and waits for none
         if self._server is None:
             with self._server_gate:
                 if self._server is None:
@@ -177,36 +218,51 @@ class Writer:
 
     def _serve(self) -> None:
         """Work off what is posted until nothing has come for a moment; it is no daemon, so the process waits for it."""
-        while True:
-            roused = self._rest.acquire(timeout=LINGER_SECONDS)
-            while self._waiting:
-                try:
-                    self._lead()
-                except Exception as error:  # noqa: BLE001 - whoever holds the futures is told
-                    _finish(self._begun, CatalogError(f"unexpected {type(error).__name__}: {error}"))
-            if roused:
-                continue
+        this = threading.current_thread()
+        try:
+            while True:
+                roused = self._rest.acquire(timeout=LINGER_SECONDS)
+                while self._has_posted():
+                    try:
+                        if self._waiting:
+                            self._lead()
+                        self._tell()
+                    except BaseException:  # noqa: BLE001 - the next call needs this thread
+                        _log.exception("%s: writing failed unexpectedly", self._environment.path)
+                if roused:
+                    continue
+                with self._server_gate:
+                    self._server = None
+                    # Whoever posts now either finds no server, or was seen here.
+                    if not self._has_posted():
+                        return
+                    self._server = this
+        finally:
             with self._server_gate:
-                self._server = None
-                # Whoever posts now either finds no server, or was seen here.
-                if not self._waiting:
-                    return
-                self._server = threading.current_thread()
+                if self._server is this:
+                    self._server = None
+
+    def _has_posted(self) -> bool:
+        """Tell whether anything is left for the thread; a call that is done is untold before it waits no more."""
+        return bool(self._waiting or self._untold)
 
     def close(self) -> None:
-        """Let those through who wait, and refuse whoever comes later."""
+        """Let those through who wait, and refuse whoever comes later; every future that was given out is done then."""
         try:
             with self._door:
-                waiting = list(self._waiting)
-                while not all(call.done or call.withdrawn for call in waiting):
+                waiting = set(self._waiting)
+                while not waiting.isdisjoint(list(self._waiting)):
                     self._answer_some()
                 self._closed = True
         finally:
             self._wake_next()
         self._environment.fork_hooks.discard(self)
+        self._tell()
 
     def _wake_next(self) -> None:
-        """Let the first in the queue see whether it has to lead."""
+        """Let the first in the queue see whether it has to lead, and the thread what it has to tell."""
+        if self._untold:
+            self._rouse()
         with suppress(IndexError):
             first = self._waiting[0]
             if first.is_posted:
@@ -231,9 +287,16 @@ class Writer:
         if self._attempt is not None:
             self._settle_interrupted()
         self._begun = list(islice(self._waiting, BATCH_CALLS_MAX))  # one step of the interpreter: nobody appends
-        self._answer([call for call in self._begun if call.begin()])
+        try:
+            self._answer([call for call in self._begun if call.begin()])
+        except BaseException as error:
+            if not isinstance(error, Exception) and threading.current_thread() is not self._server:
+                raise
+            self._settle_failed(error)
         self._attempt = None
         for call in self._begun:
+            if call.is_posted and call.done:
+                self._untold.append(cast("PostedCall", call))
             with suppress(ValueError):
                 self._waiting.remove(call)
         self._begun = []
@@ -251,6 +314,15 @@ class Writer:
             if outcome == "committed":
                 _finish(self._begun)
         self._attempt = None
+
+    def _settle_failed(self, error: BaseException) -> None:
+        """Answer the calls of a batch that ended with an error that is none of the catalog's."""
+        _log.error("%s: writing failed unexpectedly", self._environment.path, exc_info=error)
+        if self._attempt is not None:
+            self._settle_interrupted()
+        failure = CatalogError(f"unexpected {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        _finish(self._begun, failure)
 
     def _answer(self, batch: list[Call]) -> None:
         """Apply a batch until every call in it has its result or its error."""

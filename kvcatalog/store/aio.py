@@ -7,7 +7,8 @@ threads of the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Unpack
 
@@ -26,6 +27,7 @@ from kvcatalog.models import (
 from kvcatalog.store.protocol import HaveKind, SortOrder
 
 if TYPE_CHECKING:
+    from kvcatalog.kv.writer import Writer
     from kvcatalog.store.protocol import CatalogStore
 
 
@@ -35,11 +37,14 @@ class AsyncCatalog:
     A coroutine that is cancelled while its registration has not begun stores nothing; once it has, it is stored.
     """
 
-    def __init__(self, catalog: CatalogStore) -> None:
+    def __init__(self, catalog: CatalogStore, writer: Writer) -> None:
         self._catalog = catalog
+        self._writer = writer
 
     async def register(self, **fields: Unpack[RegistrationFields]) -> Registration:
-        """See CatalogStore."""
+        """See CatalogStore; where very many calls wait, a thread helps to work them off, and not the loop."""
+        while self._writer.is_crowded:
+            await asyncio.to_thread(self._writer.make_room)
         return await asyncio.wrap_future(self._catalog.register_async(**fields))
 
     async def register_or_get(self, **fields: Unpack[RegistrationFields]) -> DocumentRecord:
@@ -55,7 +60,10 @@ class AsyncCatalog:
         bytes: int,  # noqa: A002
         content_type: str | None = None,
         sha256: str | None = None,
+        created_at: datetime | None = None,
         on_conflict: OnConflict = "keep",
+        blob_epoch: int | None = None,
+        links: Iterable[str] = (),
     ) -> VariantRegistration:
         """See CatalogStore."""
         return await asyncio.to_thread(
@@ -66,7 +74,10 @@ class AsyncCatalog:
             bytes=bytes,
             content_type=content_type,
             sha256=sha256,
+            created_at=created_at,
             on_conflict=on_conflict,
+            blob_epoch=blob_epoch,
+            links=links,
         )
 
     async def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None:

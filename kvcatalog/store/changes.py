@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TypeVar
 
+from msgspec import structs
+
 from kvcatalog.kv.table import Index, index_changes
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
@@ -61,7 +63,7 @@ from kvcatalog.schema import (
     unhashed_content,
 )
 from kvcatalog.store import reading
-from kvcatalog.store.tally import BLOB_EPOCH, HOLD_ID, JOURNAL_SEQUENCE, Tally
+from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, HOLD_ID, JOURNAL_SEQUENCE, Tally
 
 Source = TypeVar("Source")
 
@@ -214,24 +216,79 @@ def put_condemned(transaction: WriteTransaction, row: CondemnedRow) -> None:
     key = location_key(row.root, row.path)
     transaction.delete(CONDEMNED, key)  # a long value is never written over
     transaction.put(CONDEMNED, key, CONDEMNED_CODEC.encode(key, row))
+    Tally.of(transaction).any_condemned = True
 
 
 def clear_condemned(transaction: WriteTransaction, root: int | None, path: str) -> bool:
-    """End such an announcement, whatever became of the blob; False if there was none."""
-    if not transaction.delete(CONDEMNED, location_key(root, path)):
+    """End such an announcement, whatever became of the blob; False if there was none.
+
+    The row stays with the new blob epoch, for those who made sure of the blob before, until `forget_cleared`.
+    """
+    row = _condemned(transaction, root, path)
+    if row is None or row.cleared is not None:
         return False
-    Tally.of(transaction).next(BLOB_EPOCH)
+    key = location_key(root, path)
+    cleared = structs.replace(row, cleared=Tally.of(transaction).next(BLOB_EPOCH))
+    transaction.replace(CONDEMNED, key, CONDEMNED_CODEC.encode(key, row), CONDEMNED_CODEC.encode(key, cleared))
     return True
 
 
-def condemns(transaction: ReadTransaction) -> bool:
+def forget_cleared(transaction: WriteTransaction) -> int:
+    """Remove the rows of announcements that have ended, and return how many; who came before that has to look again."""
+    cleared = {key: row.cleared for key, row in _all_condemned(transaction) if row.cleared is not None}
+    for key in cleared:
+        transaction.delete(CONDEMNED, key)
+    if cleared:
+        Tally.of(transaction).raise_to(FORGOTTEN_EPOCH, max(cleared.values()))
+    return len(cleared)
+
+
+def clear_all_condemned(transaction: WriteTransaction) -> None:
+    """End every announcement, and forget it."""
+    for _, row in _all_condemned(transaction):
+        clear_condemned(transaction, row.root, row.path)
+    forget_cleared(transaction)
+
+
+def any_condemned(transaction: ReadTransaction) -> bool:
     """Tell whether any blob is about to be taken away."""
-    return transaction.entries(CONDEMNED) > 0
+    rows = transaction.items(CONDEMNED)
+    return any(CONDEMNED_CODEC.decode(key, value).cleared is None for key, value in rows)
+
+
+def may_condemn(transaction: WriteTransaction) -> bool:
+    """Tell whether it is worth while to ask for places at all; looked up once a transaction."""
+    tally = Tally.of(transaction)
+    if tally.any_condemned is None:
+        tally.any_condemned = transaction.entries(CONDEMNED) > 0
+    return tally.any_condemned
 
 
 def is_condemned(transaction: WriteTransaction, root: int | None, path: str) -> bool:
     """Tell whether a blob is about to be taken away."""
-    return transaction.get(CONDEMNED, location_key(root, path)) is not None
+    row = _condemned(transaction, root, path)
+    return row is not None and row.cleared is None
+
+
+def was_cleared(transaction: WriteTransaction, root: int | None, path: str, *, after: int) -> bool:
+    """Tell whether an announcement for a blob ended after a blob epoch, as far as that is not forgotten."""
+    row = _condemned(transaction, root, path)
+    return row is not None and row.cleared is not None and row.cleared > after
+
+
+def has_forgotten(transaction: WriteTransaction, *, after: int) -> bool:
+    """Tell whether announcements that ended after a blob epoch are forgotten."""
+    return Tally.of(transaction).last(FORGOTTEN_EPOCH) > after
+
+
+def _all_condemned(transaction: WriteTransaction) -> list[tuple[bytes, CondemnedRow]]:
+    return [(key, CONDEMNED_CODEC.decode(key, value)) for key, value in transaction.items(CONDEMNED)]
+
+
+def _condemned(transaction: WriteTransaction, root: int | None, path: str) -> CondemnedRow | None:
+    key = location_key(root, path)
+    value = transaction.get(CONDEMNED, key)
+    return None if value is None else CONDEMNED_CODEC.decode(key, value)
 
 
 def put_hold(transaction: WriteTransaction, row: HoldRow) -> int:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 from kvcatalog import telemetry, values
 from kvcatalog.clock import Clock, now_micros, to_micros
 from kvcatalog.errors import (
+    OS_ERRORS,
     BlobCondemnedError,
     CatalogError,
     CatalogLockedError,
     InvalidValueError,
+    StorageFailedError,
     StoragePermissionError,
 )
 from kvcatalog.kv.calls import Operation
@@ -136,7 +138,7 @@ class LmdbCatalog(LmdbReader):
 
     def register_async(self, **fields: Unpack[RegistrationFields]) -> Future[Registration]:
         """See CatalogStore."""
-        future = self._writer.post(self._registering(RegistrationRequest(**fields)))
+        future = self._writer.post(self._registering(RegistrationRequest(**fields)), self._clear_stale)
         if telemetry.listening():
             start = time.perf_counter()
 
@@ -156,7 +158,7 @@ class LmdbCatalog(LmdbReader):
         """The catalog for asyncio: the same methods, to be awaited."""
         from kvcatalog.store.aio import AsyncCatalog
 
-        return AsyncCatalog(self)
+        return AsyncCatalog(self, self._writer)
 
     def register_many(
         self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
@@ -243,13 +245,23 @@ class LmdbCatalog(LmdbReader):
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
         """See CatalogStore; the kernel keeps it, so it cannot outlive its process or expire under it."""
-        descriptor = os.open(os.path.join(self._environment.path, f"{name}.lease"), os.O_RDWR | os.O_CREAT, 0o666)
+        path, holder = os.path.join(self._environment.path, f"{name}.lease"), os.getpid()
+        with _translated(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
+            with _translated(path):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    text = f"{self._environment.path}: another process is at work: {name}"
+                    raise CatalogLockedError(text) from error
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CatalogLockedError(f"{self._environment.path}: another process is at work: {name}") from error
-            yield
+                yield
+            finally:
+                # A child shares the lock, so closing alone would leave it with one that was forked meanwhile, and such
+                # a child must not end it.
+                if os.getpid() == holder:
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 
@@ -301,18 +313,23 @@ class LmdbCatalog(LmdbReader):
         """Write what refers to blobs; announcements of a garbage collection that is no more do not stand in the way."""
         try:
             return self._writer.submit(operation)
-        except BlobCondemnedError:
-            if (
-                self._anything_condemned()
-            ):  # else blobs were taken away already, and nobody is to be kept from the lease
-                with suppress(CatalogLockedError), self.lease(GC_LEASE):
-                    # Nobody knows how far it came, so the blob has to be looked for all the same.
-                    self._write(operations.clear_stale)
+        except BlobCondemnedError as error:
+            self._clear_stale(error)
             raise
 
-    def _anything_condemned(self) -> bool:
-        with self._read() as transaction:
-            return changes.condemns(transaction)
+    def _clear_stale(self, error: BaseException) -> None:
+        """Where a registration was refused, end the announcements of a collection that is no more.
+
+        Nobody knows how far that came, so the blob has to be looked for all the same, and the error stands.
+        """
+        if not isinstance(error, BlobCondemnedError):
+            return
+        with suppress(CatalogError):
+            with self._read() as transaction:
+                if not changes.any_condemned(transaction):  # it is over, and nobody is to be kept from the lease
+                    return
+            with self.lease(GC_LEASE):
+                self._write(operations.clear_stale)
 
     def _write(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
         """Put an operation through the writing door."""
@@ -329,6 +346,15 @@ class LmdbCatalog(LmdbReader):
     def _check_writable(self) -> None:
         if self._read_only:
             raise StoragePermissionError(f"{self._environment.path} was opened for reading only")
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = OS_ERRORS.get(error.errno or 0, StorageFailedError)
+        raise kind(f"{path}: {error.strerror or error}") from error
 
 
 class _Registering:

@@ -12,8 +12,6 @@ from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import Outcome, Root
 from kvcatalog.schema import (
     BY_KEY,
-    CONDEMNED,
-    CONDEMNED_CODEC,
     META,
     NUMBER_CODEC,
     ROOT_CODEC,
@@ -30,7 +28,7 @@ from kvcatalog.schema import (
 from kvcatalog.store import changes, reading, registering
 from kvcatalog.store.registering import Content, DocumentRequest, VariantRequest
 from kvcatalog.store.roots import Location, RootMap
-from kvcatalog.store.tally import BLOB_EPOCH, DOCUMENT_ID, VARIANT_ID, Tally
+from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, Tally
 from kvcatalog.values import ID_MAX
 
 Row = TypeVar("Row", DocumentRow, VariantRow)
@@ -73,7 +71,7 @@ def register_documents(
         value = known.get(request.key)
         writes = transaction.writes
         try:
-            _refuse_what_may_be_gone(transaction, request)
+            _refuse_what_may_be_gone(transaction, request, scribe)
             if value is None:
                 location = _location(transaction, request.content.storage_uri, request.content.digest, scribe)
                 row = registering.new_document(request, location, scribe.now)
@@ -142,7 +140,7 @@ def register_variant(
     transaction: WriteTransaction, request: VariantRequest, scribe: Scribe
 ) -> tuple[int, VariantRow, Outcome]:
     """Store a variant of a document, or add to what is stored under its name; NotFoundError if there is no document."""
-    _refuse_what_may_be_gone(transaction, request)
+    _refuse_what_may_be_gone(transaction, request, scribe)
     links = _link_locations(transaction, request, scribe)
     _existing(transaction, request.document_id)
     found = reading.find_variant(transaction, request.document_id, request.name)
@@ -220,9 +218,7 @@ def record_sighting(transaction: WriteTransaction, document_id: int, run_id: str
 
 def clear_stale(transaction: WriteTransaction, scribe: Scribe) -> None:  # noqa: ARG001 - as every operation
     """End what was announced by a garbage collection that is no more."""
-    for key, value in list(transaction.items(CONDEMNED)):
-        row = CONDEMNED_CODEC.decode(key, value)
-        changes.clear_condemned(transaction, row.root, row.path)
+    changes.clear_all_condemned(transaction)
 
 
 def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Root:
@@ -263,16 +259,23 @@ def _next_id(transaction: WriteTransaction, kind: str, count: int = 1) -> int:
     return number
 
 
-def _refuse_what_may_be_gone(transaction: WriteTransaction, request: DocumentRequest | VariantRequest) -> None:
-    """Raise BlobCondemnedError if blobs were taken away since the caller made sure of this one."""
+def _refuse_what_may_be_gone(
+    transaction: WriteTransaction, request: DocumentRequest | VariantRequest, scribe: Scribe
+) -> None:
+    """Raise BlobCondemnedError if a blob may have been taken away since the caller made sure of it."""
     epoch = request.blob_epoch
-    if epoch is not None and epoch != Tally.of(transaction).last(BLOB_EPOCH):
+    if epoch is None:
+        return
+    if changes.has_forgotten(transaction, after=epoch):
         raise BlobCondemnedError(f"{request.content.storage_uri}: blobs were taken away since it was stored")
+    for uri in (request.content.storage_uri, *request.links) if changes.may_condemn(transaction) else ():
+        if any(changes.was_cleared(transaction, *place, after=epoch) for place in scribe.roots.candidates(uri)):
+            raise BlobCondemnedError(f"{uri}: garbage collection was at what lay there since it was stored")
 
 
 def _location(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:
     """Return where a blob lies that is about to be referred to; BlobCondemnedError if it is being taken away."""
-    if changes.condemns(transaction) and any(
+    if changes.may_condemn(transaction) and any(
         changes.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)
     ):
         raise BlobCondemnedError(f"{uri}: garbage collection is taking away what lies there")

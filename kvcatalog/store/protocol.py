@@ -89,8 +89,8 @@ class CatalogStore(Protocol):
         """Do as `register_or_get` does and tell what was done.
 
         `on_conflict="replace"` makes other bytes the record's content on purpose. `links` are further places of the
-        same blob, which the record then owns. BlobCondemnedError if garbage collection is taking the blob away, or if
-        the epoch is not `blob_epoch` any more: then nothing is stored, and the blob is to be stored again.
+        same blob, which the record then owns. BlobCondemnedError if garbage collection is taking the blob away, or may
+        have done so since the epoch was `blob_epoch`: then nothing is stored, and the blob is to be stored again.
         """
         ...
 
@@ -232,10 +232,10 @@ class CatalogStore(Protocol):
         ...
 
     def blob_epoch(self) -> int:
-        """Return a number that changes whenever blobs may have been taken away.
+        """Return a number that grows whenever a blob may have been taken away.
 
         Whoever stores a blob asks first, and registers with the answer: so no record refers to a blob that went in
-        between.
+        between. Other blobs that went do not matter, unless it was so long ago that the catalog has forgotten which.
         """
         ...
 

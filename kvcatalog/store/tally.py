@@ -10,6 +10,7 @@ VARIANT_ID = "last variant id"
 JOURNAL_SEQUENCE = "last journal sequence"
 HOLD_ID = "last hold id"
 BLOB_EPOCH = "blob epoch"
+FORGOTTEN_EPOCH = "forgotten blob epoch"
 
 
 def read_counter(transaction: ReadTransaction, name: str, label: str = "") -> CounterRow:
@@ -25,6 +26,8 @@ class Tally:
     def __init__(self, transaction: WriteTransaction) -> None:
         self._transaction = transaction
         self._rows: dict[tuple[str, str], CounterRow] = {}
+        self.any_condemned: bool | None = None
+        """Whether there may be rows of condemned blobs; None before anybody has looked."""
 
     def add(self, name: str, label: str = "", *, count: int, size: int = 0) -> None:
         """Change a counter by some things and their bytes."""
@@ -38,6 +41,10 @@ class Tally:
     def last(self, name: str) -> int:
         """Return the last id of a kind that was given, 0 if none was."""
         return self._row(name, "").count
+
+    def raise_to(self, name: str, number: int) -> None:
+        """Make a counter at least as high as a number."""
+        self.add(name, count=max(number - self.last(name), 0))
 
     def write(self) -> None:
         """Put the counters back; those of nothing are removed."""
