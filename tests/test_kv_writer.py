@@ -651,6 +651,18 @@ def test_a_thread_that_died_has_a_successor(door: Writer, monkeypatch: pytest.Mo
     assert first.result(20) == 1
 
 
+def test_what_a_callback_raises_does_not_reach_who_closes(door: Writer, caplog: pytest.LogCaptureFixture) -> None:
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    call = posted.PostedCall(add_one)
+    call.future.add_done_callback(leave)
+    door._waiting.append(call)
+    door.close()
+    assert call.future.result(0) == 1
+    assert "SystemExit" in caplog.text
+
+
 def test_a_failure_is_dealt_with_before_it_is_told(door: Writer) -> None:
     seen: list[object] = []
 
