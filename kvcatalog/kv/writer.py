@@ -14,6 +14,7 @@ import copy
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from kvcatalog.kv.posted import PostedCall
 
 BATCH_CALLS_MAX = 1024
+
+GATHER_SECONDS_MAX = 150e-6
+GATHER_STEP_SECONDS = 10e-6
 
 WAKE_SECONDS_MAX = 0.25
 """How long a call waits until it looks for itself: an interruption may have come before a wake-up."""
@@ -108,6 +112,7 @@ class Writer:
         self._untold: deque[PostedCall] = deque()
         self._token = os.urandom(16)
         self._batch = 0
+        self._expected = 0
         self._attempt: _Attempt | None = None
         self._server_gate = threading.Lock()
         self._server: threading.Thread | None = None
@@ -286,6 +291,7 @@ class Writer:
         """
         if self._attempt is not None:
             self._settle_interrupted()
+        self._gather()
         self._begun = list(islice(self._waiting, BATCH_CALLS_MAX))  # one step of the interpreter: nobody appends
         try:
             self._answer([call for call in self._begun if call.begin()])
@@ -299,7 +305,15 @@ class Writer:
                 self._untold.append(cast("PostedCall", call))
             with suppress(ValueError):
                 self._waiting.remove(call)
+        self._expected = len(self._begun) + len(self._waiting)
         self._begun = []
+
+    def _gather(self) -> None:
+        """Wait a moment for those who were answered last time and come again: one flush serves them all."""
+        if len(self._waiting) < self._expected:
+            until = time.perf_counter() + GATHER_SECONDS_MAX
+            while len(self._waiting) < self._expected and time.perf_counter() < until:
+                time.sleep(GATHER_STEP_SECONDS)
 
     def _settle_interrupted(self) -> None:
         """Answer the calls of a batch that may have been committed before its leader was interrupted."""
