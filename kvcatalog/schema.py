@@ -24,6 +24,7 @@ from kvcatalog.values import media_type
 # 1: the first.
 FORMAT_VERSION = 1
 
+ID_BYTES = 8
 ARTIFACT_BYTES_MAX = 400
 NAME_BYTES_MAX = 200
 LOCATION_BYTES_MAX = 400

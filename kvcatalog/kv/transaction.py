@@ -7,6 +7,7 @@ may write is visible in its type. What leaves it are `bytes` of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -174,16 +175,20 @@ class WriteTransaction(ReadTransaction):
         if not (append and self._raw.put(key, value, True, True, True, handle)):
             self._raw.put(key, value, db=handle)
 
-    def put_many(self, table: Table, rows: list[tuple[bytes, bytes]], *, append: bool = False) -> None:
+    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]], *, append: bool = False) -> None:
         """Set values under keys, or add them to sets; quickest in order.
 
-        With `append` all keys are above all others.
+        With `append` all keys are most likely above all others: then pages fill up whole.
         """
-        self.writes += len(rows)
+        self.writes += 1
         with self._raw.cursor(self._handles[table]) as cursor:
-            done = cursor.putmulti(rows, append=append)[0]
-            if done < len(rows):  # only an append may end early: something is above after all
-                cursor.putmulti(rows[done:])
+            waiting = iter(rows)
+            if append:
+                first = next(waiting, None)
+                last = cursor.key() if cursor.last() else b""
+                append = first is not None and first[0] > last
+                waiting = chain(() if first is None else (first,), waiting)
+            cursor.putmulti(waiting, append=append)
 
     def replace(self, table: Table, key: bytes, old: bytes, new: bytes) -> None:
         """Set the value under a key that holds `old`.

@@ -28,6 +28,7 @@ from kvcatalog.schema import (
     DUPLICATES,
     HOLD_CODEC,
     HOLDS,
+    ID_BYTES,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
     JOURNAL_CODEC,
@@ -94,19 +95,22 @@ def put_new_documents(transaction: WriteTransaction, first_id: int, rows_by_key:
     `rows_by_key` has them under their composite keys.
     """
     rows = list(rows_by_key.values())
-    keyed = [(id_key(number), row) for number, row in enumerate(rows, first_id)]
-    transaction.put_many(DOCUMENTS, [(key, DOCUMENT_CODEC.encode(key, row)) for key, row in keyed], append=True)
+    ids = [id_key(number) for number in range(first_id, first_id + len(rows))]
+    encode = DOCUMENT_CODEC.encode
+    transaction.put_many(DOCUMENTS, ((key, encode(key, row)) for key, row in zip(ids, rows, strict=True)), append=True)
     digests = sorted([row.digest for row in rows if row.digest is not None])
     repeated = {digest for digest, following in pairwise(digests) if digest == following}
     repeated.update(transaction.first_values(BY_SHA256, digests))
     repeated.update(transaction.first_values(VARIANTS_BY_SHA256, digests))
     for index in DOCUMENT_INDEXES:
         if index.table is BY_KEY:
-            index_rows = [(key, number) for key, (number, _) in zip(rows_by_key, keyed, strict=True)]
+            joined = [key + number for key, number in zip(rows_by_key, ids, strict=True)]
         else:
             keys_of = index.keys
-            index_rows = [(key, number) for number, row in keyed for key in keys_of(row)]
-        transaction.put_many(index.table, sorted(index_rows))
+            joined = [key + number for row, number in zip(rows, ids, strict=True) for key in keys_of(row)]
+        # Bytes cost the garbage collector nothing, and every id has the same length.
+        joined.sort()
+        transaction.put_many(index.table, ((key[:-ID_BYTES], key[-ID_BYTES:]) for key in joined))
     _count_new_documents(transaction, rows)
     for digest in repeated:
         _count_duplicates_of(transaction, digest)

@@ -388,7 +388,7 @@ def _registrations(
     return [
         done
         if isinstance(done, CatalogError)
-        else Registration(reading.document_record(done[0], done[1], scribe.roots), done[2])
+        else Registration(reading.document_record(done.document_id, done.row, scribe.roots), done.outcome)
         for done in operations.register_documents(transaction, requests, scribe)
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TypeVar
 
 from msgspec import Struct, structs
@@ -32,9 +33,6 @@ from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, Tally
 from kvcatalog.values import ID_MAX
 
 Row = TypeVar("Row", DocumentRow, VariantRow)
-Registered = tuple[int, DocumentRow, Outcome]
-"""A document's id and row as they stand, and what the registration did."""
-
 Changes = dict[str, tuple[str | int | None, str | int | None]]
 
 
@@ -45,6 +43,14 @@ class Scribe(Struct, frozen=True):
     now: int
     command: str
     reason: str | None = None
+
+
+class Registered(Struct, gc=False):
+    """A document as it stands, and what the registration did; the id of a new one is set when it is stored."""
+
+    document_id: int
+    row: DocumentRow
+    outcome: Outcome
 
 
 class Target(Struct, frozen=True):
@@ -67,7 +73,7 @@ def register_documents(
     new: dict[bytes, _NewDocument] = {}
     for request in requests:
         if request.key in new:  # the same document twice in one batch
-            known |= _store_new(transaction, new, results)
+            known |= _store_new(transaction, new)
         value = known.get(request.key)
         writes = transaction.writes
         try:
@@ -75,36 +81,34 @@ def register_documents(
             if value is None:
                 location = _location(transaction, request.content.storage_uri, request.content.digest, scribe)
                 row = registering.new_document(request, location, scribe.now)
-                new[request.key] = _NewDocument(len(results), row, _link_locations(transaction, request, scribe))
-                results.append((0, row, "registered"))
+                registered = Registered(0, row, "registered")
+                new[request.key] = _NewDocument(registered, _link_locations(transaction, request, scribe))
+                results.append(registered)
             else:
                 results.append(_register_again(transaction, value, request, scribe))
         except CatalogError as error:
             if transaction.writes != writes:
                 raise
             results.append(error)
-    _store_new(transaction, new, results)
+    _store_new(transaction, new)
     return results
 
 
-class _NewDocument(Struct):
-    """A document that is about to be stored; `position` is that of its request."""
+class _NewDocument(Struct, gc=False):
+    """A document that is about to be stored, and further places of its blob."""
 
-    position: int
-    row: DocumentRow
-    links: list[Location]
+    registered: Registered
+    links: Sequence[Location]
 
 
-def _store_new(
-    transaction: WriteTransaction, new: dict[bytes, _NewDocument], results: list[Registered | CatalogError]
-) -> dict[bytes, bytes]:
+def _store_new(transaction: WriteTransaction, new: dict[bytes, _NewDocument]) -> dict[bytes, bytes]:
     """Store what is new, complete the results, and return the ids by key; then nothing is new any more."""
     if not new:
         return {}
     first_id = _next_id(transaction, DOCUMENT_ID, len(new))
-    changes.put_new_documents(transaction, first_id, {key: document.row for key, document in new.items()})
+    changes.put_new_documents(transaction, first_id, {key: document.registered.row for key, document in new.items()})
     for document_id, document in enumerate(new.values(), first_id):
-        results[document.position] = document_id, document.row, "registered"
+        document.registered.document_id = document_id
         if document.links:
             _put_links(transaction, document_id, document.links)
     ids = {key: id_key(document_id) for document_id, key in enumerate(new, first_id)}
@@ -133,7 +137,7 @@ def _register_again(
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
-    return document_id, row, outcome
+    return Registered(document_id, row, outcome)
 
 
 def register_variant(
@@ -284,11 +288,11 @@ def _location(transaction: WriteTransaction, uri: str, digest: bytes | None, scr
 
 def _link_locations(
     transaction: WriteTransaction, request: DocumentRequest | VariantRequest, scribe: Scribe
-) -> list[Location]:
-    return [_location(transaction, uri, None, scribe) for uri in request.links] if request.links else []
+) -> Sequence[Location]:
+    return [_location(transaction, uri, None, scribe) for uri in request.links] if request.links else ()
 
 
-def _put_links(transaction: WriteTransaction, document_id: int, links: list[Location]) -> None:
+def _put_links(transaction: WriteTransaction, document_id: int, links: Sequence[Location]) -> None:
     for root, path in links:
         changes.put_link(transaction, LinkRow(document_id, root, path or ""))
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from kvcatalog.kv.keys import prefix_end
 from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import Reference
-from kvcatalog.schema import CONFLICTS_BY_STORAGE_URI, LINKS, id_of, location_hash, location_key
+from kvcatalog.schema import CONFLICTS_BY_STORAGE_URI, ID_BYTES, LINKS, id_of, location_hash, location_key
 from kvcatalog.store import listing, reading
 from kvcatalog.store.roots import RootMap
-
-_ID_BYTES = 8
 
 
 def references(transaction: ReadTransaction, uri: str, roots: RootMap) -> list[Reference]:
@@ -28,6 +26,6 @@ def references(transaction: ReadTransaction, uri: str, roots: RootMap) -> list[R
                     found.append(Reference("conflict", id_of(value), digest))
         prefix = location_key(root, path)
         for key, _ in transaction.items(LINKS, prefix, prefix_end(prefix)):
-            if len(key) == len(prefix) + _ID_BYTES:
+            if len(key) == len(prefix) + ID_BYTES:
                 found.append(Reference("link", id_of(key[len(prefix) :]), None))
     return found

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 from unittest import mock
 
@@ -18,7 +19,6 @@ from tools.bench.stream import CAS_PREFIX, ROOT_URI, Feed, request_at, row_at
 from tools.bench.workload import INSERT, SCHEMA, SELECT, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from kvcatalog import LmdbCatalog
@@ -128,8 +128,9 @@ def recorded(folder: Path, positions: range) -> list[list[Put]]:
         original(self, table, key, value, append=append)
 
     def put_many(
-        self: WriteTransaction, table: Table, rows: list[tuple[bytes, bytes]], *, append: bool = False
+        self: WriteTransaction, table: Table, rows: Iterable[tuple[bytes, bytes]], *, append: bool = False
     ) -> None:
+        rows = list(rows)
         found[-1].extend(Put(table.name, key, value, append or table.sets) for key, value in rows)
         original_many(self, table, rows, append=append)
 
