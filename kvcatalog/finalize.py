@@ -6,21 +6,18 @@ is. Killed in between, a call is simply made again: it finds what is there, and 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from msgspec import Struct, structs
 
 from kvcatalog import layout, telemetry, values
-from kvcatalog.blobs import BlobStore, LocalFile, Publication, new_label, translated
-from kvcatalog.digest import HashingWriter, sha256_stream
+from kvcatalog.blobs import BlobStore, LocalFile, Publication, new_label
+from kvcatalog.digest import sha256_stream
 from kvcatalog.errors import (
     BlobCondemnedError,
     BlobNotFoundError,
@@ -33,17 +30,14 @@ from kvcatalog.errors import (
 )
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.models import DocumentRecord, Outcome, Registration, VariantRecord, VariantRegistration
-from kvcatalog.storage import forget_storage, open_storage, refuse_what_is_kept
-from kvcatalog.uris import file_path, file_uri
+from kvcatalog.sources import Source, local_file, remove_source
+from kvcatalog.storage import forget_storage, open_storage
+from kvcatalog.uris import file_path
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig, StorageConfig
     from kvcatalog.store.protocol import CatalogStore
 
-Source = str | os.PathLike[str] | BinaryIO | HashingWriter
-
-_READ_BYTES = 1 << 20
-_ALL_BITS = 0o777
 _TWINS_MAX = 4
 _TWINS_LOOKED_AT = 64
 _WAIT_SECONDS_FIRST = 0.002
@@ -119,7 +113,7 @@ def finalize_candidate_download(
     try:
         is_wanted = active is not None and cfg_catalog.compute_sha256
         hashing = config.layout == "cas" or declared is not None or is_wanted
-        with _local_file(source, store, active, hashing=hashing) as file:
+        with local_file(source, store, active, hashing=hashing) as file:
             reads_back = active is not None and cfg_catalog.verify_on_register
             work = _Finalizing(store, config, active, candidate=candidate, file=file, reads_back=reads_back)
             sha256 = file.sha256() if hashing or reads_back else None
@@ -129,7 +123,7 @@ def finalize_candidate_download(
                 outcome = work.set_aside("digest-mismatch")
             else:
                 outcome = work.finished(sha256)
-            _remove_source(file, active, outcome)
+            remove_source(file, active, outcome.path)
     except RootUnreachableError:
         forget_storage(store)
         raise
@@ -455,64 +449,3 @@ class _Finalizing:
 
     def _meta(self, sha256: str | None) -> dict[str, str | int | None]:
         return {"content_type": self.candidate.content_type, "bytes": self.size, "sha256": sha256}
-
-
-@contextmanager
-def _local_file(
-    source: Source, store: BlobStore, catalog: CatalogStore | None, *, hashing: bool
-) -> Iterator[LocalFile]:
-    """Open what is to be stored; a stream is written to a file without a name first, and hashed on the way."""
-    if not isinstance(source, str | os.PathLike | HashingWriter):
-        writer, file = store.staging_file()
-        with file, writer:
-            file.known_sha256, file.known_size = _spool(source, writer, store.uri, hashing=hashing)
-            yield file
-        return
-    path = source.path if isinstance(source, HashingWriter) else os.fspath(source)
-    refuse_what_is_kept(path, store, catalog)
-    try:
-        file = LocalFile.open(path)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path}: there is no such file") from error
-    except (OSError, ValueError) as error:
-        raise InvalidValueError("source", f"{path!r} cannot be read: {error}") from error
-    with file:
-        if isinstance(source, HashingWriter):
-            file.known_sha256, file.known_size = source.sha256, source.size
-        yield file
-
-
-def _spool(source: BinaryIO, target: BinaryIO, place: str, *, hashing: bool) -> tuple[str | None, int]:
-    """Copy a stream to its end, and return its digest and length; errors of the source pass as they are."""
-    hasher = hashlib.sha256() if hashing else None
-    size = 0
-    while data := source.read(_READ_BYTES):
-        if hasher is not None:
-            hasher.update(data)
-        size += len(data)
-        rest = memoryview(data)
-        with translated(place):
-            while rest:
-                rest = rest[target.write(rest) :]
-    with suppress(OSError, AttributeError):  # not every stream is a file
-        mode = os.fstat(source.fileno()).st_mode
-        if stat.S_ISREG(mode):  # what is private stays private in the store
-            os.fchmod(target.fileno(), mode & os.fstat(target.fileno()).st_mode & _ALL_BITS)
-    return None if hasher is None else hasher.hexdigest(), size
-
-
-def _remove_source(file: LocalFile, catalog: CatalogStore | None, outcome: DownloadOutcome) -> None:
-    """Remove a temporary file that is not needed any more, unless its name is a blob's, or another file's by now."""
-    if file.path is None:
-        return
-    if outcome.path is not None and os.path.realpath(file.path) == os.path.realpath(outcome.path):
-        return
-    if catalog is not None and catalog.references(file_uri(file.path)):
-        return
-    try:
-        if os.path.samestat(os.lstat(file.path), os.fstat(file.descriptor)):
-            os.unlink(file.path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        _log.warning("%s is stored, but cannot be removed: %s", file.path, error)
