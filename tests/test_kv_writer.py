@@ -727,7 +727,9 @@ def test_killed_processes_lose_nothing_that_was_acknowledged(environment: Enviro
         for process in processes:
             process.send_signal(signal.SIGKILL)
         for process, acknowledged in zip(processes, lines, strict=True):
-            acknowledged.extend(process.communicate(timeout=60)[0].splitlines())
+            assert process.stdout is not None
+            acknowledged.extend(process.stdout.read().splitlines())  # from where `said` has left off
+            process.communicate(timeout=60)
             assert process.returncode == -signal.SIGKILL
         rows = dict(all_rows(environment))
         expected = {b"%s %d" % (line.encode(), part) for group in lines for line in group for part in range(3)}

@@ -11,7 +11,6 @@ its time, use the catalog, or fail, and holds up nobody who writes.
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import threading
 import time
@@ -62,8 +61,6 @@ class _Attempt(Struct, frozen=True, array_like=True):
 
 
 _TOKEN = Codec(_Attempt, "last commit")
-
-_log = logging.getLogger(__name__)
 
 
 class _RejectedError(Exception):
@@ -232,8 +229,8 @@ class Writer:
                         if self._waiting:
                             self._lead()
                         self._tell()
-                    except BaseException:  # noqa: BLE001 - the next call needs this thread
-                        _log.exception("%s: writing failed unexpectedly", self._environment.path)
+                    except BaseException as error:  # noqa: BLE001 - the next call needs this thread
+                        _log_failure(self._environment.path, error)
                 if roused:
                     continue
                 with self._server_gate:
@@ -331,7 +328,7 @@ class Writer:
 
     def _settle_failed(self, error: BaseException) -> None:
         """Answer the calls of a batch that ended with an error that is none of the catalog's."""
-        _log.error("%s: writing failed unexpectedly", self._environment.path, exc_info=error)
+        _log_failure(self._environment.path, error)
         if self._attempt is not None:
             self._settle_interrupted()
         failure = CatalogError(f"unexpected {type(error).__name__}: {error}")
@@ -455,3 +452,10 @@ def _copied(error: CatalogError) -> CatalogError:
         return error
     own.__cause__ = error
     return own
+
+
+def _log_failure(path: str, error: BaseException) -> None:
+    """Log an error that nobody is there to get; logging is not imported by those who never need it."""
+    import logging
+
+    logging.getLogger(__name__).error("%s: writing failed unexpectedly", path, exc_info=error)
