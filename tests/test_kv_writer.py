@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import linecache
 import random
 import signal
@@ -801,3 +802,34 @@ def test_where_one_breaks_each_is_made_alone(environment: Environment, door: Wri
     rows = dict(all_rows(environment))
     assert {b"a", b"c"} <= rows.keys()
     assert b"b" not in rows
+
+
+def test_a_call_that_comes_while_the_queue_is_read_waits_its_turn(
+    door: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector lets other threads in wherever an object is made; it is made to run at each such point."""
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            door._waiting.append(calls.Call(nothing))
+
+    thresholds = gc.get_threshold()
+    try:
+        for objects in range(1, 30):
+
+            def collect_soon(objects: int = objects) -> None:
+                gc.collect()
+                Garbage()
+                gc.set_threshold(objects)
+
+            monkeypatch.setattr(door, "_gather", collect_soon)
+            door.submit(add_one)
+            gc.set_threshold(*thresholds)
+            monkeypatch.undo()
+            gc.collect()
+            door.submit(nothing)
+    finally:
+        gc.set_threshold(*thresholds)

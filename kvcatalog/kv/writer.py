@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import groupby, islice
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from msgspec import Struct
@@ -289,7 +289,8 @@ class Writer:
         if self._attempt is not None:
             self._settle_interrupted()
         self._gather()
-        self._begun = list(islice(self._waiting, BATCH_CALLS_MAX))  # one step of the interpreter: nobody appends
+        # One step of the interpreter, so nobody appends meanwhile; an iterator made before it might see that.
+        self._begun = list(self._waiting)[:BATCH_CALLS_MAX]
         try:
             self._answer([call for call in self._begun if call.begin()])
         except BaseException as error:

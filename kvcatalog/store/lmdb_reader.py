@@ -29,7 +29,7 @@ from kvcatalog.models import (
     Sighting,
     VariantRecord,
 )
-from kvcatalog.store import listing, reading, references, searching
+from kvcatalog.store import listing, reading, searching
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, read_counter
@@ -105,9 +105,11 @@ class LmdbReader:
 
     def references(self, storage_uri: str) -> list[Reference]:
         """See CatalogStore."""
+        from kvcatalog.store.references import references  # lookups do without it
+
         values.required_text("storage_uri", storage_uri)
         with self._read() as transaction:
-            return references.references(transaction, storage_uri, self._roots.at(transaction))
+            return references(transaction, storage_uri, self._roots.at(transaction))
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """See CatalogStore."""
