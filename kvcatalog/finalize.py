@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 from kvcatalog import layout, telemetry, values
 from kvcatalog.blobs import BlobStore, LocalFile, Publication, new_label
 from kvcatalog.digest import sha256_stream
+from kvcatalog.durable import flush_folder
 from kvcatalog.errors import (
     BlobCondemnedError,
     BlobNotFoundError,
@@ -260,11 +261,7 @@ class _Finalizing:
         with suppress(OSError, InvalidValueError), LocalFile.open(path) as there:
             if there.size == self.size and there.read_sha256() == same.sha256:
                 os.fsync(there.descriptor)
-                folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                flush_folder(os.path.dirname(path))
                 return _Stored(path, same.storage_uri, Publication("present"))
         return None
 

@@ -13,6 +13,7 @@ from threading import Lock
 
 from kvcatalog import layout
 from kvcatalog.blobs import translated
+from kvcatalog.durable import flush_folder, make_folders
 from kvcatalog.errors import RootUnreachableError, UnsafePathError
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -59,7 +60,10 @@ class RootFolder:
     def make(self) -> None:
         """Make the root, and the folders above it that are missing, durably."""
         with translated(self.path):
-            _make_folders(self.path)
+            with suppress(FileExistsError):  # what is no folder is told of when it is opened
+                make_folders(self.path)
+            with suppress(PermissionError):  # a folder that may be entered and not be read
+                flush_folder(os.path.dirname(self.path))  # whoever made the root may not have come to that
 
     @contextmanager
     def folder(self, path: str, *, create: bool = False) -> Iterator[int]:
@@ -227,18 +231,3 @@ def rename_exclusively(folder: int, name: str, target_folder: int, target: str) 
             raise OSError(code, os.strerror(code), name)
         os.link(name, target, src_dir_fd=folder, dst_dir_fd=target_folder, follow_symlinks=False)
         os.unlink(name, dir_fd=folder)
-
-
-def _make_folders(path: str) -> None:
-    """Make a folder and those above it, and flush their names: whoever made them may not have done so."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(path):
-        if parent != path:
-            _make_folders(parent)
-        with suppress(FileExistsError):
-            os.mkdir(path)
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

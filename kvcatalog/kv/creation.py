@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from kvcatalog.durable import flush_folder, make_folders
 from kvcatalog.errors import CatalogUnavailableError
 from kvcatalog.kv import engine, preflight
 from kvcatalog.kv.table import Table
@@ -29,7 +30,7 @@ def create_environment(
     attempts left that were killed is removed.
     """
     try:
-        _make_folders(path.parent)
+        make_folders(path.parent)
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise engine.translate_os_error(error, Path(error.filename)) from error
@@ -50,28 +51,12 @@ def create_environment(
     return missing
 
 
-def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it that are missing, each flushed into the one above."""
-    if not folder.is_dir():
-        _make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _flush_folder(folder.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make(path: Path, tables: Iterable[Table], rows: Iterable[tuple[Table, bytes, bytes]], kind: int) -> None:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}"
     temporary.mkdir()
     try:
         _fill(temporary, tables, rows, kind)
-        _flush_folder(temporary)
+        flush_folder(temporary)
         temporary.rename(path)
     except OSError as error:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:

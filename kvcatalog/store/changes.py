@@ -69,15 +69,11 @@ from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, HOLD_ID, JOURNAL_
 Source = TypeVar("Source")
 
 
-def put_document(
-    transaction: WriteTransaction, document_id: int, old: DocumentRow | None, new: DocumentRow | None
-) -> None:
-    """Make a document `new`, or take it away if that is None, with its index rows and counters."""
+def put_document(transaction: WriteTransaction, document_id: int, old: DocumentRow, new: DocumentRow | None) -> None:
+    """Make a stored document `new`, or take it away if that is None, with its index rows and counters."""
     key = id_key(document_id)
     if new is None:
         transaction.delete(DOCUMENTS, key)
-    elif old is None:
-        transaction.put(DOCUMENTS, key, DOCUMENT_CODEC.encode(key, new), append=True)
     else:
         transaction.replace(DOCUMENTS, key, DOCUMENT_CODEC.encode(key, old), DOCUMENT_CODEC.encode(key, new))
     _put_index_rows(transaction, DOCUMENT_INDEXES, key, old, new)
@@ -90,7 +86,7 @@ def put_document(
 
 
 def put_new_documents(transaction: WriteTransaction, first_id: int, rows_by_key: dict[bytes, DocumentRow]) -> None:
-    """Store many new documents under consecutive ids, as `put_document` stores each, in the order of every index.
+    """Store new documents under consecutive ids, with index rows and counters, each table in the order of its keys.
 
     `rows_by_key` has them under their composite keys.
     """
