@@ -10,7 +10,7 @@ from kvcatalog.blobs import BlobStore
 from kvcatalog.errors import BlobNotFoundError
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.schema import CondemnedRow
-from kvcatalog.store import changes
+from kvcatalog.store import upkeep
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tools.faults.checking import references
 
@@ -49,7 +49,7 @@ class Collector:
 
         def operation(transaction: WriteTransaction) -> None:
             for path in paths:
-                changes.put_condemned(transaction, CondemnedRow(self.root, path, "plan", 0))
+                upkeep.put_condemned(transaction, CondemnedRow(self.root, path, "plan", 0))
 
         self.catalog._writer.submit(operation)
 
@@ -70,9 +70,9 @@ class Collector:
 
         def operation(transaction: WriteTransaction) -> None:
             for path in self.condemned:
-                changes.clear_condemned(transaction, self.root, path)
+                upkeep.clear_condemned(transaction, self.root, path)
             if self.forgets:
-                changes.forget_cleared(transaction)
+                upkeep.forget_cleared(transaction)
 
         self.catalog._writer.submit(operation)
         self.condemned = self.doomed = ()

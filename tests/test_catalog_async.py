@@ -15,7 +15,7 @@ from kvcatalog.errors import BlobCondemnedError
 from kvcatalog.kv import writer
 from kvcatalog.models import RegistrationFields
 from kvcatalog.schema import CondemnedRow
-from kvcatalog.store import changes
+from kvcatalog.store import upkeep
 from tests.support import HANG_SECONDS, forked, run
 
 
@@ -323,10 +323,10 @@ def test_a_coroutine_says_all_of_a_variant(catalog: LmdbCatalog) -> None:
         done = await catalog.aio.register_variant(**variant, created_at=moment, blob_epoch=0, links=["file:///l"])
         assert done.record.created_at == moment
         row = CondemnedRow(None, "file:///l", "plan", 0)
-        catalog._writer.submit(lambda transaction: changes.put_condemned(transaction, row))
+        catalog._writer.submit(lambda transaction: upkeep.put_condemned(transaction, row))
         with catalog.lease("gc"), pytest.raises(BlobCondemnedError):
             await catalog.aio.register_variant(**variant, links=["file:///l"])
-        catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, None, "file:///l"))
+        catalog._writer.submit(lambda transaction: upkeep.clear_condemned(transaction, None, "file:///l"))
         with pytest.raises(BlobCondemnedError):
             await catalog.aio.register_variant(**variant, blob_epoch=0, links=["file:///l"])
 

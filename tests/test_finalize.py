@@ -38,8 +38,8 @@ from kvcatalog.digest import sha256_stream
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.schema import LINKS, CondemnedRow
 from kvcatalog.storage import forget_storage, open_storage
-from kvcatalog.store import changes
-from kvcatalog.store.lmdb_catalog import GC_LEASE
+from kvcatalog.store import upkeep
+from kvcatalog.store.lmdb_writing import GC_LEASE
 from kvcatalog.uris import file_path
 from tests.support import need_root
 
@@ -452,7 +452,7 @@ def test_a_root_that_goes_away_costs_nothing(bench: Bench, tmp_path: Path) -> No
 
 def condemn(bench: Bench, path: str) -> None:
     row = CondemnedRow(1, path, "plan", 0)
-    bench.catalog._writer.submit(lambda transaction: changes.put_condemned(transaction, row))
+    bench.catalog._writer.submit(lambda transaction: upkeep.put_condemned(transaction, row))
 
 
 def relative(bench: Bench, outcome: DownloadOutcome) -> str:
@@ -494,7 +494,7 @@ def test_finalize_waits_for_a_collection_that_is_at_work_and_stores_again(
         waits.append(seconds)
         if len(waits) == 3:
             os.unlink(first.path or "")
-            bench.catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, 1, path))
+            bench.catalog._writer.submit(lambda transaction: upkeep.clear_condemned(transaction, 1, path))
             lease.__exit__(None, None, None)
 
     monkeypatch.setattr("kvcatalog.finalize.time.sleep", wait)
@@ -520,7 +520,7 @@ def test_a_blob_that_goes_between_publishing_and_registering_is_stored_again(
             taken.append(done.state)
             condemn(bench, path)
             store.move(path, f".kvcatalog/trash/plan/{path}")
-            bench.catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, 1, path))
+            bench.catalog._writer.submit(lambda transaction: upkeep.clear_condemned(transaction, 1, path))
         return done
 
     monkeypatch.setattr(FileBlobStore, "publish", publish)

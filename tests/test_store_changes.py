@@ -13,15 +13,15 @@ from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import RegistrationFields
 from kvcatalog.schema import CheckRow, CondemnedRow, HoldRow
-from kvcatalog.store import changes
-from kvcatalog.store.lmdb_catalog import GC_LEASE
+from kvcatalog.store import upkeep
+from kvcatalog.store.lmdb_writing import GC_LEASE
 from tests.invariants import assert_consistent
 from tests.parallel import start_process
 from tests.support import forked
 
 
 def put_check(row: CheckRow, transaction: WriteTransaction) -> None:
-    changes.put_check(transaction, row)
+    upkeep.put_check(transaction, row)
 
 
 def test_a_check_takes_the_place_of_the_one_before_in_the_queue(tmp_path: Path) -> None:
@@ -34,8 +34,8 @@ def test_a_check_takes_the_place_of_the_one_before_in_the_queue(tmp_path: Path) 
             assert queue == [schema.location_key(1, "b"), schema.location_key(1, "a")]
             key = schema.location_key(1, "a")
             assert schema.CHECK_CODEC.decode(key, transaction.get(schema.CHECKS, key) or b"").result == "corrupt"
-        assert catalog._writer.submit(lambda transaction: changes.forget_check(transaction, 1, "a"))
-        assert not catalog._writer.submit(lambda transaction: changes.forget_check(transaction, 1, "a"))
+        assert catalog._writer.submit(lambda transaction: upkeep.forget_check(transaction, 1, "a"))
+        assert not catalog._writer.submit(lambda transaction: upkeep.forget_check(transaction, 1, "a"))
         assert_consistent(catalog)
 
 
@@ -43,14 +43,14 @@ def test_what_is_condemned_can_be_taken_back_once(tmp_path: Path) -> None:
     long_path = "p" * 600
     row = CondemnedRow(None, long_path, "plan", 5)
     with open_catalog(tmp_path / "catalog") as catalog:
-        catalog._writer.submit(lambda transaction: changes.put_condemned(transaction, row))
+        catalog._writer.submit(lambda transaction: upkeep.put_condemned(transaction, row))
         with catalog._environment.read() as transaction:
             ((key, value),) = transaction.items(schema.CONDEMNED)
             assert schema.CONDEMNED_CODEC.decode(key, value) == row
-        assert not catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, 1, long_path))
-        assert catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, None, long_path))
+        assert not catalog._writer.submit(lambda transaction: upkeep.clear_condemned(transaction, 1, long_path))
+        assert catalog._writer.submit(lambda transaction: upkeep.clear_condemned(transaction, None, long_path))
         assert_consistent(catalog)
-        assert not catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, None, long_path))
+        assert not catalog._writer.submit(lambda transaction: upkeep.clear_condemned(transaction, None, long_path))
 
 
 class RowBefore(Struct, array_like=True):
@@ -70,11 +70,11 @@ def test_what_was_condemned_before_rows_were_kept_is_read() -> None:
 
 def condemn(catalog: LmdbCatalog, path: str) -> None:
     row = CondemnedRow(None, f"file:///{path}", "plan", 0)
-    catalog._writer.submit(lambda transaction: changes.put_condemned(transaction, row))
+    catalog._writer.submit(lambda transaction: upkeep.put_condemned(transaction, row))
 
 
 def clear(catalog: LmdbCatalog, path: str) -> None:
-    assert catalog._writer.submit(lambda transaction: changes.clear_condemned(transaction, None, f"file:///{path}"))
+    assert catalog._writer.submit(lambda transaction: upkeep.clear_condemned(transaction, None, f"file:///{path}"))
 
 
 def refers(catalog: LmdbCatalog, epoch: int | None, path: str, *links: str) -> bool:
@@ -123,8 +123,8 @@ def test_who_comes_from_before_what_is_forgotten_is_refused(tmp_path: Path) -> N
         condemn(catalog, "standing")
         now = catalog.blob_epoch()
         assert refers(catalog, before, "elsewhere")
-        assert catalog._writer.submit(changes.forget_cleared) == 2
-        assert catalog._writer.submit(changes.forget_cleared) == 0
+        assert catalog._writer.submit(upkeep.forget_cleared) == 2
+        assert catalog._writer.submit(upkeep.forget_cleared) == 0
         assert [refers(catalog, epoch, "elsewhere") for epoch in (None, before, now - 1, now)] == [
             True,
             False,
@@ -141,7 +141,7 @@ def test_what_is_condemned_in_the_same_transaction_is_seen(tmp_path: Path) -> No
         with catalog._writer._door:
             answers = [catalog.register_async(**facts("a"))]
             row = CondemnedRow(None, "file:///b", "plan", 0)
-            catalog._writer.post(lambda transaction: changes.put_condemned(transaction, row))
+            catalog._writer.post(lambda transaction: upkeep.put_condemned(transaction, row))
             answers.append(catalog.register_async(**facts("b")))
         assert answers[0].result(20).outcome == "registered"
         assert isinstance(answers[1].exception(20), BlobCondemnedError)
@@ -215,7 +215,7 @@ def test_a_child_that_leaves_a_lease_does_not_end_it(tmp_path: Path) -> None:
 def test_the_id_of_a_hold_is_never_given_again(tmp_path: Path) -> None:
     with open_catalog(tmp_path / "catalog") as catalog:
         row = HoldRow(("run=one",), "a court says so", 1)
-        first = catalog._writer.submit(lambda transaction: changes.put_hold(transaction, row))
-        assert catalog._writer.submit(lambda transaction: changes.release_hold(transaction, first))
-        assert not catalog._writer.submit(lambda transaction: changes.release_hold(transaction, first))
-        assert catalog._writer.submit(lambda transaction: changes.put_hold(transaction, row)) == first + 1
+        first = catalog._writer.submit(lambda transaction: upkeep.put_hold(transaction, row))
+        assert catalog._writer.submit(lambda transaction: upkeep.release_hold(transaction, first))
+        assert not catalog._writer.submit(lambda transaction: upkeep.release_hold(transaction, first))
+        assert catalog._writer.submit(lambda transaction: upkeep.put_hold(transaction, row)) == first + 1

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from kvcatalog import telemetry, values
-from kvcatalog.clock import Clock, now_micros, to_micros
+from kvcatalog.clock import to_micros
 from kvcatalog.errors import (
-    OS_ERRORS,
-    BlobCondemnedError,
     CatalogError,
-    CatalogLockedError,
     InvalidValueError,
-    StorageFailedError,
-    StoragePermissionError,
 )
-from kvcatalog.kv.calls import Operation
-from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.kv.writer import Writer
 from kvcatalog.models import (
     UNSET,
     DocumentRecord,
@@ -33,16 +22,13 @@ from kvcatalog.models import (
     Registration,
     RegistrationFields,
     RegistrationRequest,
-    Root,
     UnsetType,
     VariantRecord,
     VariantRegistration,
 )
-from kvcatalog.schema import COUNTERS, RootRow
-from kvcatalog.store import changes, operations, reading, registering
-from kvcatalog.store.lmdb_reader import LmdbReader
+from kvcatalog.store import operations, reading, registering
+from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
 from kvcatalog.store.operations import Scribe
-from kvcatalog.store.tally import write_tally
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -51,26 +37,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-GC_LEASE = "gc"
-"""What a garbage collection holds while what it has condemned is its to take."""
 
-
-class LmdbCatalog(LmdbReader):
+class LmdbCatalog(LmdbUpkeep):
     """A CatalogStore; made by `open_catalog`. Any thread may use it, and a forked child goes on with its own files."""
-
-    def __init__(
-        self,
-        environment: Environment,
-        *,
-        read_only: bool = False,
-        clock: Clock = now_micros,
-        command: str = "library",
-    ) -> None:
-        super().__init__(environment)
-        self._read_only = read_only
-        self._clock = clock
-        self._command = command
-        self._writer = Writer(environment, COUNTERS, write_tally, telemetry.batch_committed)
 
     def register_or_get(
         self,
@@ -242,29 +211,6 @@ class LmdbCatalog(LmdbReader):
 
         return self._refer(self._inside(operation))
 
-    @contextmanager
-    def lease(self, name: str) -> Iterator[None]:
-        """See CatalogStore; the kernel keeps it, so it cannot outlive its process or expire under it."""
-        path, holder = os.path.join(self._environment.path, f"{name}.lease"), os.getpid()
-        with _translated(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            with _translated(path):
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    text = f"{self._environment.path}: another process is at work: {name}"
-                    raise CatalogLockedError(text) from error
-            try:
-                yield
-            finally:
-                # A child shares the lock, so closing alone would leave it with one that was forked meanwhile, and such
-                # a child must not end it.
-                if os.getpid() == holder:
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            os.close(descriptor)
-
     def delete_variant(self, document_id: int, variant: str, *, reason: str | None = None) -> VariantRecord:
         """See CatalogStore."""
         values.record_id("document_id", document_id)
@@ -283,78 +229,9 @@ class LmdbCatalog(LmdbReader):
         seen = self._clock() if seen_at is None else to_micros(values.moment("seen_at", seen_at))
         return self._write(lambda txn, _: operations.record_sighting(txn, document_id, run_id, seen))
 
-    def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256") -> Root:
-        """See CatalogStore."""
-        row = RootRow(
-            values.required_text("uri", uri).removesuffix("/"),
-            values.required_text("uuid", uuid),
-            values.required_text("cas_prefix", cas_prefix),
-        )
-        return self._write(lambda txn, scribe: operations.add_root(txn, row, scribe))
-
-    def close(self) -> None:
-        """See CatalogStore."""
-        if not self._closed:
-            self._writer.close()
-            self._environment.close()
-            self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
     def _registering(self, request: RegistrationRequest) -> _Registering:
         self._check_writable()
         return _Registering(registering.checked_document(request), self._roots, self._clock(), self._command)
-
-    def _refer(self, operation: Operation[Result]) -> Result:
-        """Write what refers to blobs; announcements of a garbage collection that is no more do not stand in the way."""
-        try:
-            return self._writer.submit(operation)
-        except BlobCondemnedError as error:
-            self._clear_stale(error)
-            raise
-
-    def _clear_stale(self, error: BaseException) -> None:
-        """Where a registration was refused, end the announcements of a collection that is no more.
-
-        Nobody knows how far that came, so the blob has to be looked for all the same, and the error stands.
-        """
-        if not isinstance(error, BlobCondemnedError):
-            return
-        with suppress(CatalogError):
-            with self._read() as transaction:
-                if not changes.any_condemned(transaction):  # it is over, and nobody is to be kept from the lease
-                    return
-            with self.lease(GC_LEASE):
-                self._write(operations.clear_stale)
-
-    def _write(self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None) -> Result:
-        """Put an operation through the writing door."""
-        return self._writer.submit(self._inside(operation, reason))
-
-    def _inside(
-        self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None
-    ) -> Operation[Result]:
-        """Return an operation as the writing door takes it, with the time of the call and the roots of its moment."""
-        self._check_writable()
-        now, why = self._clock(), values.optional_text("reason", reason)
-        return lambda txn: operation(txn, Scribe(self._roots.at(txn), now, self._command, why))
-
-    def _check_writable(self) -> None:
-        if self._read_only:
-            raise StoragePermissionError(f"{self._environment.path} was opened for reading only")
-
-
-@contextmanager
-def _translated(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        kind = OS_ERRORS.get(error.errno or 0, StorageFailedError)
-        raise kind(f"{path}: {error.strerror or error}") from error
 
 
 class _Registering:

@@ -26,7 +26,7 @@ from kvcatalog.schema import (
     VariantRow,
     id_key,
 )
-from kvcatalog.store import changes, reading, registering
+from kvcatalog.store import changes, reading, registering, upkeep
 from kvcatalog.store.registering import Content, DocumentRequest, VariantRequest
 from kvcatalog.store.roots import Location, RootMap
 from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, Tally
@@ -222,7 +222,7 @@ def record_sighting(transaction: WriteTransaction, document_id: int, run_id: str
 
 def clear_stale(transaction: WriteTransaction, scribe: Scribe) -> None:  # noqa: ARG001 - as every operation
     """End what was announced by a garbage collection that is no more."""
-    changes.clear_all_condemned(transaction)
+    upkeep.clear_all_condemned(transaction)
 
 
 def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Root:
@@ -270,17 +270,17 @@ def _refuse_what_may_be_gone(
     epoch = request.blob_epoch
     if epoch is None:
         return
-    if changes.has_forgotten(transaction, after=epoch):
+    if upkeep.has_forgotten(transaction, after=epoch):
         raise BlobCondemnedError(f"{request.content.storage_uri}: blobs were taken away since it was stored")
-    for uri in (request.content.storage_uri, *request.links) if changes.may_condemn(transaction) else ():
-        if any(changes.was_cleared(transaction, *place, after=epoch) for place in scribe.roots.candidates(uri)):
+    for uri in (request.content.storage_uri, *request.links) if upkeep.may_condemn(transaction) else ():
+        if any(upkeep.was_cleared(transaction, *place, after=epoch) for place in scribe.roots.candidates(uri)):
             raise BlobCondemnedError(f"{uri}: garbage collection was at what lay there since it was stored")
 
 
 def _location(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:
     """Return where a blob lies that is about to be referred to; BlobCondemnedError if it is being taken away."""
-    if changes.may_condemn(transaction) and any(
-        changes.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)
+    if upkeep.may_condemn(transaction) and any(
+        upkeep.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)
     ):
         raise BlobCondemnedError(f"{uri}: garbage collection is taking away what lies there")
     return scribe.roots.locate(uri, digest)
