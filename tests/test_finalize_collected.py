@@ -254,7 +254,7 @@ def test_no_order_of_the_steps_leaves_a_record_without_its_blob(
 def test_a_missing_guard_is_noticed(
     name: str, guard: str, forgets: bool, quick_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"kvcatalog.store.changes.{guard}", lambda *_, **__: False)
+    monkeypatch.setattr(f"kvcatalog.store.upkeep.{guard}", lambda *_, **__: False)
     with pytest.raises(AssertionError, match="nothing lies at"):
         force_every_order(quick_place, EVERY_STORAGE[name](quick_place), "orphan", forgets=forgets)
 
