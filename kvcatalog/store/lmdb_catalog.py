@@ -28,7 +28,7 @@ from kvcatalog.models import (
 )
 from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
-from kvcatalog.store.operations import Scribe
+from kvcatalog.store.operations import Scribe, register_documents
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -130,7 +130,7 @@ class LmdbCatalog(LmdbUpkeep):
         return AsyncCatalog(self, self._writer)
 
     def register_many(
-        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
+        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 20_000
     ) -> Iterator[Registration]:
         """See CatalogStore."""
         values.positive("batch_size", batch_size)
@@ -256,18 +256,7 @@ class _Registering:
     ) -> list[Registration | CatalogError]:
         now = max([operation.now for operation in operations])
         scribe = Scribe(self.roots.at(transaction), now, self.command)
-        return _registrations(transaction, [operation.request for operation in operations], scribe)
-
-
-def _registrations(
-    transaction: WriteTransaction, requests: list[registering.DocumentRequest], scribe: Scribe
-) -> list[Registration | CatalogError]:
-    return [
-        done
-        if isinstance(done, CatalogError)
-        else Registration(reading.document_record(done.document_id, done.row, scribe.roots), done.outcome)
-        for done in operations.register_documents(transaction, requests, scribe)
-    ]
+        return register_documents(transaction, [operation.request for operation in operations], scribe)
 
 
 def _registering_all(
@@ -277,7 +266,7 @@ def _registering_all(
 
     def operation(transaction: WriteTransaction, scribe: Scribe) -> list[Registration]:
         results = []
-        for result in _registrations(transaction, checked, scribe):
+        for result in register_documents(transaction, checked, scribe):
             if isinstance(result, CatalogError):
                 raise result
             results.append(result)

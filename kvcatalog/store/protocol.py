@@ -103,7 +103,7 @@ class CatalogStore(Protocol):
         ...
 
     def register_many(
-        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
+        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 20_000
     ) -> Iterator[Registration]:
         """Register a stream, `batch_size` requests a transaction, and yield the results in its order.
 
