@@ -335,10 +335,10 @@ def test_a_call_killed_at_any_step_is_completed_by_the_next(name: str, place: Pl
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        ("cas-new", {"mkdir", "fchmod", "fsync", "link", "_commit", "unlink"}),
-        ("cas-repair", {"open", "flock", "copy_file_range", "link", "rename", "_commit"}),
+        ("cas-new", {"mkdir", "fchmod", "fsync", "link", "apply", "unlink"}),
+        ("cas-repair", {"open", "flock", "copy_file_range", "link", "rename", "apply"}),
         ("cas-other-device", {"open", "copy_file_range", "fchmod", "link"}),
-        ("first-use", {"mkdir", "write", "rename_exclusively", "_commit"}),
+        ("first-use", {"mkdir", "write", "rename_exclusively", "apply"}),
     ],
 )
 def test_the_steps_are_seen_at_which_a_process_dies(name: str, steps: set[str], place: Place) -> None:

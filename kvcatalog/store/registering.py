@@ -59,7 +59,7 @@ def checked_content(size: int, sha256: str | None, storage_uri: str) -> Content:
     """Return the three that describe a content, checked; InvalidValueError names the field."""
     return Content(
         values.size("bytes", size),
-        values.raw_digest("sha256", sha256) if sha256 else None,
+        None if sha256 is None or sha256 == "" else values.raw_digest("sha256", sha256),
         values.required_text("storage_uri", storage_uri),
     )
 
