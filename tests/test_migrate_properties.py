@@ -171,7 +171,7 @@ def stopping_after(catalog: CatalogStore, calls: int) -> Iterator[None]:
         return call
 
     writing = {
-        name: counted(getattr(catalog, name)) for name in ("register_many", "register_variant", "record_sighting")
+        name: counted(getattr(catalog, name)) for name in ("register_many", "register_variants", "record_sightings")
     }
     with mock.patch.multiple(catalog, **writing):
         yield
