@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
@@ -88,7 +89,7 @@ class Batch:
         self._tally = tally
         self._hashing = hashing
         self._followers = Followers(target, places, tally, hashing)
-        self._waves: dict[int, list[Entry]] = {}
+        self._waves: defaultdict[int, list[Entry]] = defaultdict(list)
         self._last_wave: dict[str, int] = {}
         self._last_wave_of_key: dict[tuple[str, str | None, str], int] = {}
         self.entries = 0
@@ -98,15 +99,15 @@ class Batch:
         """Take an entry in."""
         claim = entry.claim
         wave = self._last_wave.get(claim.artifact_id, 0)
-        if _is_by_path(claim) or (claim.cached and self._size(entry) is None):
+        if claim.exists or claim.source_url is None or (claim.cached and self._size(entry) is None):
             wave += 1 + wave % 2
         else:
             wave += wave % 2
             if self._hashing is not None:
                 wave = self._wave_after_its_key(entry, wave)
-        if wave:
+        if wave:  # no entry is the first wave
             self._last_wave[claim.artifact_id] = wave
-        self._waves.setdefault(wave, []).append(entry)
+        self._waves[wave].append(entry)
         self.entries += 1
         self.bytes += len(entry.raw) + _VARIANT_BYTES * len(claim.variants)
 
@@ -121,7 +122,8 @@ class Batch:
     def flush(self) -> list[tuple[Entry, str]]:
         """Write all entries and count them; return those that the catalog refuses, with the reason."""
         waves = self._waves
-        self._waves, self._last_wave, self._last_wave_of_key, self.entries, self.bytes = {}, {}, {}, 0, 0
+        self._waves, self._last_wave, self._last_wave_of_key = defaultdict(list), {}, {}
+        self.entries = self.bytes = 0
         refused: list[tuple[Entry, str]] = []
         for wave in sorted(waves):
             entries = waves[wave]
@@ -178,11 +180,11 @@ class Batch:
             self._hash_missing(entries, self._hashing)
         ready, requests = [], []
         for entry in entries:
-            size = self._size(entry)
+            claim = entry.claim
+            size = claim.size if self._hashing is None and claim.size is not None else self._size(entry)
             if size is None:
                 self._tally.other("skipped", "size-unknown", entry.position)
                 continue
-            claim = entry.claim
             ready.append(entry)
             requests.append(
                 RegistrationRequest(
@@ -243,10 +245,10 @@ class Batch:
             tally.figures["sighting"] += 1
             if is_matched:
                 self._followers.add_sighting(record.id, claim.run_id, claim.created_at)
-        if place.is_missing:
-            tally.figures["missing-file"] += 1
-            tally.note("file-missing", entry.position)
-        elif claim.size is not None and place.size is not None and claim.size != place.size:
+        if place.size is None:
+            if place.path is not None:
+                tally.note("file-missing", entry.position)
+        elif claim.size is not None and claim.size != place.size:
             tally.note("size-mismatch", entry.position)
         for note in claim.notes:
             tally.note(note, entry.position)

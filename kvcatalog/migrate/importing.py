@@ -128,6 +128,8 @@ class _Import:
 
     def __init__(self, settings: _Settings, batch: Batch, places: Places, tally: Tally, watch: _Watch) -> None:
         self._settings = settings
+        self._timezone = settings.timezone
+        self._require_files = settings.require_files
         self._batch = batch
         self._places = places
         self._tally = tally
@@ -164,15 +166,15 @@ class _Import:
         elif isinstance(row, Unreadable):
             self._other("broken", row.reason)
             self._reject_line(row.raw)
-        elif row.isspace():
-            self._other("blank", "blank")
         else:
             try:
-                claim = None if self._is_index else plain_claim(row, self._settings.timezone)
-                if claim is None:
-                    self._take_line(lines.parse(row), row)
-                else:
+                claim = None if self._is_index else plain_claim(row, self._timezone)
+                if claim is not None:
                     self._take_claim(claim, row)
+                elif row.isspace():
+                    self._other("blank", "blank")
+                else:
+                    self._take_line(lines.parse(row), row)
             except BrokenLineError as error:
                 self._other("broken", error.reason)
                 self._reject_line(row)
@@ -242,7 +244,7 @@ class _Import:
 
     def _take_claim(self, claim: Claim, raw: bytes) -> None:
         place = self._places.find(claim.location or "")
-        if self._settings.require_files and place.is_missing:
+        if self._require_files and place.is_missing:
             self._other("skipped", "file-missing")
         else:
             self._batch.add(Entry(claim, place, raw, self._position))

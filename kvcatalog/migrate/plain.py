@@ -62,8 +62,9 @@ def plain_claim(raw: bytes, timezone: tzinfo) -> Claim | None:
         line = _decode(raw)
         if not raw.isascii():
             raw.decode()
-        digest = line.sha256 or None
-        if line.dry_run or b"\\u0000" in raw or (digest is not None and not values.is_digest(digest)):
+        content_type, digest, run_id = line.content_type or None, line.sha256 or None, line.run_id or None
+        texts = line.work_id + line.url + line.resolver + line.path + (content_type or "") + (run_id or "")
+        if line.dry_run or "\0" in texts or (digest is not None and not values.is_digest(digest)):
             return None
         moment = datetime.fromisoformat(line.timestamp)
         if moment.tzinfo is not UTC:
@@ -74,8 +75,8 @@ def plain_claim(raw: bytes, timezone: tzinfo) -> Claim | None:
         line.work_id,
         line.url,
         line.resolver,
-        line.content_type or None,
-        line.run_id or None,
+        content_type,
+        run_id,
         line.content_length,
         None if digest is None else digest.lower(),
         moment,

@@ -144,8 +144,8 @@ class Tally:
             variants_conflicting=figure["variant-conflict"],
             variants_left_out=figure["variant-left-out"],
             sightings=figure["sighting"],
-            missing_files=figure["missing-file"],
-            dropped_digests=self._notes["digest-dropped"].count if "digest-dropped" in self._notes else 0,
+            missing_files=self._noted("file-missing"),
+            dropped_digests=self._noted("digest-dropped"),
             hashed_files=figure["hashed"],
             unhashed_files=figure["unhashed"],
             reasons=tuple(
@@ -157,6 +157,9 @@ class Tally:
                 for reason, count in sorted(self._notes.items())
             ),
         )
+
+    def _noted(self, reason: str) -> int:
+        return self._notes[reason].count if reason in self._notes else 0
 
 
 class _Count:
