@@ -154,7 +154,7 @@ class Batch:
 
         The oldest of those at its path and the one under its key: then whatever later lines register, importing again
         finds the same one. For this reason too, an entry that cannot be registered for want of a size is matched to
-        documents of its own time or before only.
+        documents of its own time or before only, and one that has no time to none.
         """
         claim = entry.claim
         key = (claim.artifact_id, claim.source_url or entry.place.uri, claim.resolver)
@@ -171,8 +171,8 @@ class Batch:
         if record is None:
             return None
         if self._size(entry) is None:
-            is_later = claim.created_at is not None and record.created_at > claim.created_at
-            return None if is_later else record
+            is_earlier = claim.created_at is not None and record.created_at <= claim.created_at
+            return record if is_earlier else None
         return None if _key(record) == key else record
 
     def _register(self, entries: list[Entry]) -> list[tuple[Entry, str]]:
