@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from kvcatalog import open_catalog
 from kvcatalog.migrate import import_manifest
 from tests.invariants import assert_consistent
 from tests.manifests import ATTEMPT, MISS, V2, V5, Fields, contents, write
-from tests.support import child, finished, said
+from tests.support import HANG_SECONDS, child, finished, said
 from tools.faults.manifest_fuzz import run as fuzz
 
 IMPORT = """
@@ -93,7 +91,7 @@ sys.argv[1:] = ["--catalog", sys.argv[2], "import-manifest", sys.argv[1]]
 sys.exit(main())
 """
     process = child(script, manifest, tmp_path / "catalog")
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=HANG_SECONDS)
     assert (process.returncode, output) == (130, "")
     assert "stopped behind " in errors
     assert "run it again for the rest" in errors
@@ -109,12 +107,29 @@ def test_control_c_does_not_wait_for_large_files(tmp_path: Path) -> None:
     with (tmp_path / "large.pdf").open("wb") as file:
         file.truncate(1 << 40)
     manifest = write(tmp_path / "manifest.jsonl", V2 | {"path": "large.pdf", "sha256": None})
-    command = [sys.executable, "-c", "from kvcatalog.cli import main; raise SystemExit(main())"]
-    command += ["--catalog", str(tmp_path / "catalog"), "import-manifest", "--compute-sha256", str(manifest)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(3)
+    script = """
+import signal
+from kvcatalog.cli import main
+from kvcatalog.migrate.hashing import Hashing
+signal.signal(signal.SIGINT, signal.default_int_handler)
+count, announced = Hashing._count, []
+def counted(hashing, size):
+    if not announced:
+        announced.append(True)
+        print("reading", file=sys.stderr, flush=True)
+    count(hashing, size)
+Hashing._count = counted
+sys.argv[1:] = ["--catalog", sys.argv[2], "import-manifest", "--compute-sha256", sys.argv[1]]
+sys.exit(main())
+"""
+    process = child(script, manifest, tmp_path / "catalog")
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "reading\n"
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=HANG_SECONDS)
+    finally:
+        process.kill()
     assert (process.returncode, output) == (130, "")
     assert errors.endswith("kvcatalog: interrupted\n")
 
