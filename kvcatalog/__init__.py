@@ -45,8 +45,10 @@ from kvcatalog.models import (
     RegistrationRequest,
     Root,
     Sighting,
+    SightingRequest,
     VariantRecord,
     VariantRegistration,
+    VariantRegistrationRequest,
 )
 from kvcatalog.store import open_catalog
 
@@ -101,6 +103,7 @@ __all__ = [
     "RootOwnershipError",
     "RootUnreachableError",
     "Sighting",
+    "SightingRequest",
     "StorageConfig",
     "StorageFailedError",
     "StorageFullError",
@@ -110,6 +113,7 @@ __all__ = [
     "UnsupportedFormatError",
     "VariantRecord",
     "VariantRegistration",
+    "VariantRegistrationRequest",
     "__version__",
     "adopt_root",
     "finalize_candidate_download",

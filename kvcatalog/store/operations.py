@@ -173,6 +173,13 @@ def register_variant(
     return variant_id, row, outcome
 
 
+def register_variants(
+    transaction: WriteTransaction, requests: list[VariantRequest], scribe: Scribe
+) -> list[tuple[int, VariantRow, Outcome]]:
+    """Do as `register_variant` does for many; the results are in the order of the requests."""
+    return [register_variant(transaction, request, scribe) for request in requests]
+
+
 def update_document(
     transaction: WriteTransaction,
     document_id: int,
