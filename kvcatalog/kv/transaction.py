@@ -11,7 +11,7 @@ from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from kvcatalog.errors import CatalogClosedError
+from kvcatalog.errors import CatalogClosedError, CorruptRecordError
 from kvcatalog.kv import engine
 from kvcatalog.kv.table import Table
 
@@ -189,17 +189,20 @@ class WriteTransaction(ReadTransaction):
     def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]], *, append: bool = False) -> None:
         """Set values under keys, or add them to sets; quickest in order.
 
-        With `append` all keys are most likely above all others: then pages fill up whole.
+        With `append` all keys are most likely above all others; in a table of sets, each value is above all others of
+        its key, or CorruptRecordError is raised. Then pages fill up whole.
         """
         self.writes += 1
         with self._raw.cursor(self._handles[table]) as cursor:
             waiting = iter(rows)
-            if append:
+            if append and not table.sets:
                 first = next(waiting, None)
                 last = cursor.key() if cursor.last() else b""
                 append = first is not None and first[0] > last
                 waiting = chain(() if first is None else (first,), waiting)
-            cursor.putmulti(waiting, append=append)
+            consumed, added = cursor.putmulti(waiting, append=append)
+        if append and added < consumed:
+            raise CorruptRecordError(f"{table.name} holds values above those that come last")
 
     def replace(self, table: Table, key: bytes, old: bytes, new: bytes) -> None:
         """Set the value under a key that holds `old`.

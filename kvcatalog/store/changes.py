@@ -104,7 +104,8 @@ def put_new_documents(transaction: WriteTransaction, first_id: int, rows_by_key:
             joined = [key + number for row, number in zip(rows, ids, strict=True) for key in keys_of(row)]
         # Bytes cost the garbage collector nothing, and every id has the same length.
         joined.sort()
-        transaction.put_many(index.table, ((key[:-ID_BYTES], key[-ID_BYTES:]) for key in joined))
+        pairs = ((key[:-ID_BYTES], key[-ID_BYTES:]) for key in joined)
+        transaction.put_many(index.table, pairs, append=index.table.sets)
     _count_new_documents(transaction, rows)
     for digest in repeated:
         _count_duplicates_of(transaction, digest)
