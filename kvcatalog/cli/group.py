@@ -39,6 +39,7 @@ _COMMANDS = {
     "import-manifest": _Place("importing", "import_manifest", "Register what manifests of runs state."),
     "add": _Place("adding", "add", "Store local files and register them."),
     "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
+    "verify": _Place("verifying", "verify", "Read blobs and compare them with their records."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }

@@ -25,6 +25,7 @@ from kvcatalog.models import (
     UnsetType,
     VariantRecord,
     VariantRegistration,
+    Verification,
 )
 from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
@@ -33,6 +34,7 @@ from kvcatalog.store.operations import Scribe
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from kvcatalog.config import StorageConfig
     from kvcatalog.store.aio import AsyncCatalog
 
 Result = TypeVar("Result")
@@ -228,6 +230,12 @@ class LmdbCatalog(LmdbUpkeep):
         values.required_text("run_id", run_id)
         seen = self._clock() if seen_at is None else to_micros(values.moment("seen_at", seen_at))
         return self._write(lambda txn, _: operations.record_sighting(txn, document_id, run_id, seen))
+
+    def verify(self, record_id: int, *, cfg_storage: StorageConfig | None = None) -> Verification:
+        """See CatalogStore."""
+        from kvcatalog.store.verifying import verify_record
+
+        return verify_record(self, record_id, cfg_storage, self._clock, remembers=not self._read_only)
 
     def _registering(self, request: RegistrationRequest) -> _Registering:
         self._check_writable()
