@@ -34,6 +34,7 @@ from kvcatalog.errors import (
 )
 from kvcatalog.filters import Filter, parse_filter
 from kvcatalog.models import (
+    BlobCheck,
     CatalogStats,
     Conflict,
     DocumentRecord,
@@ -47,6 +48,7 @@ from kvcatalog.models import (
     Sighting,
     VariantRecord,
     VariantRegistration,
+    Verification,
 )
 from kvcatalog.store import open_catalog
 
@@ -58,10 +60,12 @@ if TYPE_CHECKING:
     from kvcatalog.storage import adopt_root
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
     from kvcatalog.store.protocol import CatalogStore
+    from kvcatalog.verify import VerifyRun, verify_blobs
 
 __version__ = "0.1.0"
 __all__ = [
     "AmbiguousDigestError",
+    "BlobCheck",
     "BlobCondemnedError",
     "BlobNotFoundError",
     "CatalogClosedError",
@@ -110,6 +114,8 @@ __all__ = [
     "UnsupportedFormatError",
     "VariantRecord",
     "VariantRegistration",
+    "Verification",
+    "VerifyRun",
     "__version__",
     "adopt_root",
     "finalize_candidate_download",
@@ -117,6 +123,7 @@ __all__ = [
     "load_config",
     "open_catalog",
     "parse_filter",
+    "verify_blobs",
 ]
 
 # What brings in pydantic, or the engine, is imported when it is first used.
@@ -133,6 +140,8 @@ _ON_USE = {
     "import_manifest": "kvcatalog.migrate",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
     "CatalogStore": "kvcatalog.store.protocol",
+    "VerifyRun": "kvcatalog.verify",
+    "verify_blobs": "kvcatalog.verify",
 }
 
 

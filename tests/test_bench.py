@@ -39,8 +39,9 @@ def test_an_answer_from_a_cold_shell_is_timed(tmp_path: Path) -> None:
 
 def test_the_catalog_is_put_beside_its_baselines(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    sizes = "--records 300 --operations 64 --base 50 --lookups 20 --growth 50 100 --blobs 4 1000".split()
-    printed = run("tools.bench", *sizes, "--repeats", "1", "--dir", str(tmp_path), "--json", str(report))
+    sizes = ("--records", "300", "--operations", "64", "--base", "50", "--lookups", "20", "--growth", "50", "100")
+    blobs = ("--blobs", "4", "1000")
+    printed = run("tools.bench", *sizes, *blobs, "--repeats", "1", "--dir", str(tmp_path), "--json", str(report))
     rows = json.loads(report.read_text())["rows"]
     works = {
         "durable registrations, 1 thread",
