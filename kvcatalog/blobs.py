@@ -84,6 +84,23 @@ class Publication(Struct, frozen=True):
     quarantined: str | None = None
 
 
+class Capability(Struct, frozen=True):
+    """What was found out by trying it on a root; `detail` says how, or why not."""
+
+    name: Literal[
+        "durable writes",
+        "nameless files",
+        "hard links",
+        "exclusive renames",
+        "objects",
+        "kept metadata",
+        "copies",
+        "conditional puts",
+    ]
+    works: bool
+    detail: str | None = None
+
+
 class LocalFile:
     """A whole local file that is about to be stored, held open so that nothing else can take its place.
 

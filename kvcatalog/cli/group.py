@@ -40,6 +40,7 @@ _COMMANDS = {
     "add": _Place("adding", "add", "Store local files and register them."),
     "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
     "verify": _Place("verifying", "verify", "Read blobs and compare them with their records."),
+    "doctor": _Place("doctoring", "doctor", "Tell what is wrong with catalog, roots and settings."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }
