@@ -38,6 +38,7 @@ from kvcatalog.blobs import BlobStore
 from kvcatalog.clock import from_micros, now_micros
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.storage import forget_storage, open_storage
+from kvcatalog.store import checking
 from kvcatalog.uris import file_path, file_uri
 from kvcatalog.verify import quarantine, running
 from tests.invariants import assert_consistent
@@ -436,14 +437,17 @@ class TestTurns:
         disk.overwrite(linked[0].storage_uri, b"Linked")
         assert Counter(disk.results().values()) == {"corrupt": 3, "ok": 1}
 
-    def test_a_clock_that_goes_back_ends_all_the_same(self, disk: Store) -> None:
+    def test_a_clock_that_goes_back_ends_all_the_same(self, disk: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(5):
             disk.add(b"%d" % number, f"a{number}")
-        now = now_micros()
-        ticks = iter(range(1000))
-        run_ = verify_blobs(disk.catalog, clock=lambda: now - next(ticks) * 1_000_000)
-        assert [each.result for each in run_] == ["ok"] * 5
         disk.results()
+        monkeypatch.setattr(checking, "STEP_ROWS", 1)
+        for name in ("_LOOKUP_BLOBS", "_TASK_BLOBS", "_TASKS_AHEAD", "_REMEMBER_BLOBS"):
+            monkeypatch.setattr(running, name, 1)
+        now = now_micros() + 10**9
+        ticks = iter(range(10**6))
+        run_ = verify_blobs(disk.catalog, jobs=1, clock=lambda: now - next(ticks))
+        assert [each.result for each in run_] == ["ok"] * 5
 
     def test_what_nothing_refers_to_any_more_is_forgotten(self, disk: Store) -> None:
         record = disk.add(b"a", "a")
