@@ -306,8 +306,9 @@ class TestNothingIsSaidToBeLost:
         assert set(disk.results(quarantine=True).values()) == {"unreachable"}
         assert tree(disk.config.root_dir) == before
 
+    @pytest.mark.parametrize("how", ["moved", "emptied"])
     def test_a_root_that_goes_while_it_is_read_loses_nothing(
-        self, disk: Store, monkeypatch: pytest.MonkeyPatch
+        self, disk: Store, monkeypatch: pytest.MonkeyPatch, how: str
     ) -> None:
         for number in range(50):
             disk.add(b"%d" % number, f"a{number}")
@@ -315,7 +316,11 @@ class TestNothingIsSaidToBeLost:
         hashed = fixity._hashed
 
         def then_gone(*arguments: Any) -> tuple[str, int]:
-            os.rename(disk.config.root_dir, disk.config.root_dir + "-away")
+            if how == "moved":
+                os.rename(disk.config.root_dir, disk.config.root_dir + "-away")
+            else:
+                for name in os.listdir(disk.config.root_dir):
+                    shutil.rmtree(Path(disk.config.root_dir, name))
             return hashed(*arguments)
 
         monkeypatch.setattr(fixity, "_hashed", then_gone)
@@ -569,6 +574,26 @@ class TestQuarantine:
         assert disk.content(str(place)) == b"wrong"
         disk.add(b"right", "a")
         assert disk.one(record).result == "ok"
+
+    def test_who_interrupts_a_quarantine_knows_where_the_bytes_are(
+        self, disk: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record = disk.add(b"right", "a")
+        disk.overwrite(record.storage_uri, b"wrong")
+        move = FileBlobStore.move
+
+        def interrupted(*arguments: Any) -> None:
+            move(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FileBlobStore, "move", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                disk.results(quarantine=True)
+        found = disk.one(record)
+        assert (found.result, disk.content(str(found.quarantined))) == ("missing", b"wrong")
+        (entry,) = [entry for entry in disk.catalog.journal() if entry.action == "quarantine"]
+        assert entry.changes == {"storage_uri": (record.storage_uri, found.quarantined)}
 
     def test_bytes_that_were_repaired_meanwhile_go_back(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         record = store.add(b"right", "a")
