@@ -80,16 +80,16 @@ class _ReaderLeftError(Exception):
 
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
 @click.option("-c", "--config", "config_path", metavar="FILE", help="Configuration file, YAML or TOML.")
-@click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over configuration and environment.")
+@click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over all other settings.")
 @click.option("--root", metavar="DIR_OR_S3_URI", help="Where blobs are stored; wins like --catalog.")
 @click.option(
     "--format",
     "output_format",
     type=click.Choice(FORMATS),
     default="table",
-    help="How to print results; csv is exact, as the data has it.",
+    help="How to print results; csv is exact.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Short for --format json; errors are JSON too.")
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json, for errors too.")
 @click.option("-v", "--verbose", is_flag=True, help="More messages, and tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 @click.version_option(__version__, package_name="kvcatalog", message="%(prog)s %(version)s")
