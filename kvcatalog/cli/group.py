@@ -87,7 +87,7 @@ class _ReaderLeftError(Exception):
     "output_format",
     type=click.Choice(FORMATS),
     default="table",
-    help="How to print results; csv is exact.",
+    help="How to print results; csv is exact, as the data has it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json, for errors too.")
 @click.option("-v", "--verbose", is_flag=True, help="More messages, and tracebacks.")
