@@ -34,6 +34,7 @@ from kvcatalog.errors import (
 )
 from kvcatalog.filters import Filter, parse_filter
 from kvcatalog.models import (
+    BlobCheck,
     CatalogStats,
     Conflict,
     DocumentRecord,
@@ -49,6 +50,7 @@ from kvcatalog.models import (
     VariantRecord,
     VariantRegistration,
     VariantRegistrationRequest,
+    Verification,
 )
 from kvcatalog.store import open_catalog
 
@@ -60,10 +62,12 @@ if TYPE_CHECKING:
     from kvcatalog.storage import adopt_root
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
     from kvcatalog.store.protocol import CatalogStore
+    from kvcatalog.verify import VerifyRun, verify_blobs
 
 __version__ = "0.1.0"
 __all__ = [
     "AmbiguousDigestError",
+    "BlobCheck",
     "BlobCondemnedError",
     "BlobNotFoundError",
     "CatalogClosedError",
@@ -114,6 +118,8 @@ __all__ = [
     "VariantRecord",
     "VariantRegistration",
     "VariantRegistrationRequest",
+    "Verification",
+    "VerifyRun",
     "__version__",
     "adopt_root",
     "finalize_candidate_download",
@@ -121,6 +127,7 @@ __all__ = [
     "load_config",
     "open_catalog",
     "parse_filter",
+    "verify_blobs",
 ]
 
 # What brings in pydantic, or the engine, is imported when it is first used.
@@ -137,6 +144,8 @@ _ON_USE = {
     "import_manifest": "kvcatalog.migrate",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
     "CatalogStore": "kvcatalog.store.protocol",
+    "VerifyRun": "kvcatalog.verify",
+    "verify_blobs": "kvcatalog.verify",
 }
 
 

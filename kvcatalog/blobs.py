@@ -27,6 +27,7 @@ from kvcatalog.errors import (
     StorageFailedError,
     UnsafePathError,
 )
+from kvcatalog.models import CatalogIdentity, Root
 
 _ERRORS: dict[int, type[CatalogError]] = OS_ERRORS | dict.fromkeys(
     (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENODEV, errno.ESHUTDOWN),
@@ -81,6 +82,23 @@ class Publication(Struct, frozen=True):
     how: Literal["moved", "linked", "copied", "uploaded"] | None = None
     refused: str | None = None
     quarantined: str | None = None
+
+
+class Capability(Struct, frozen=True):
+    """What was found out by trying it on a root; `detail` says how, or why not."""
+
+    name: Literal[
+        "durable writes",
+        "nameless files",
+        "hard links",
+        "exclusive renames",
+        "objects",
+        "kept metadata",
+        "copies",
+        "conditional puts",
+    ]
+    works: bool
+    detail: str | None = None
 
 
 class LocalFile:
@@ -145,6 +163,23 @@ class LocalFile:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+RootState = Literal["ok", "unreachable", "of another catalog", "of another generation"]
+"""`unreachable`: its folder, bucket or marker is not there, or another root is; nothing is said to be lost."""
+
+
+def state_of(store: BlobStore, root: Root, identity: CatalogIdentity) -> RootState:
+    """Tell from its marker whether a known root is there, and whose it is; raises errors but RootUnreachableError."""
+    try:
+        marker = store.read_marker()
+    except RootUnreachableError:
+        return "unreachable"
+    if marker is None or marker.uuid != root.uuid:
+        return "unreachable"
+    if marker.catalog != identity.uuid:
+        return "of another catalog"
+    return "ok" if marker.generation == identity.generation else "of another generation"
 
 
 def new_label() -> str:

@@ -16,6 +16,15 @@ Outcome = Literal["registered", "existing", "enriched", "conflict"]
 OnConflict = Literal["keep", "replace"]
 """What other bytes under a known key do: they are kept beside the record, or become its content."""
 
+CheckResult = Literal["ok", "corrupt", "missing", "unreachable", "not hashed", "stored checksum only", "size only"]
+"""What a check of a blob found.
+
+`ok`: its bytes were read and are those of the record. `corrupt`: they are others, or of another number. `missing`: its
+root is there, the blob is not. `unreachable`: nothing can be said, and nothing is said to be lost. `not hashed`: the
+record has no digest, and the size agrees. Where bytes were not to be read: `stored checksum only` is the digest that an
+object store keeps beside them, `size only` the size.
+"""
+
 
 class DocumentRecord(Struct, frozen=True, gc=False):
     """One stored document; (artifact_id, source_url, resolver) is unique, and so is the id, which is never reused."""
@@ -147,6 +156,58 @@ class Reference(Struct, frozen=True, gc=False):
     sha256: str | None
 
 
+class Claim(Struct, frozen=True, gc=False):
+    """What a document, one of its variants or a conflict says of the bytes at a place."""
+
+    document_id: int
+    variant: str | None
+    sha256: str | None
+    bytes: int
+
+
+class BlobCheck(Struct, frozen=True, gc=False):
+    """The last check of a blob; never `unreachable`, which says nothing about it.
+
+    `checked_at` is the last look of any kind. `read_at` is when all that could be compared was read, None if that never
+    was: it gives the blob's turn. `quarantined` is where the corrupt bytes were put that lay there.
+    """
+
+    storage_uri: str
+    result: CheckResult
+    checked_at: datetime
+    read_at: datetime | None
+    quarantined: str | None = None
+
+
+class StoredBlob(Struct, frozen=True, gc=False):
+    """A place that the catalog refers to, what is expected there, and its last check; without claims nothing is."""
+
+    storage_uri: str
+    claims: tuple[Claim, ...]
+    last_check: BlobCheck | None
+
+
+class Verification(Struct, frozen=True, gc=False):
+    """What a check found at a place; true only if the bytes were read and are the right ones.
+
+    `document_ids` are the documents that the result concerns, by themselves or by a variant. `sha256` is the digest of
+    the bytes that lie there; `bytes_read` is 0 where that file was read under another of its names. `quarantined` is
+    the storage URI where corrupt bytes lie now.
+    """
+
+    storage_uri: str
+    result: CheckResult
+    detail: str | None
+    document_ids: tuple[int, ...]
+    checked_at: datetime
+    bytes_read: int = 0
+    sha256: str | None = None
+    quarantined: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.result == "ok"
+
+
 class Sighting(Struct, frozen=True, gc=False):
     """A later run met a document that an earlier one had registered."""
 
@@ -245,8 +306,11 @@ class CatalogStats(Struct, frozen=True, gc=False):
 
 __all__ = [
     "UNSET",
+    "BlobCheck",
     "CatalogIdentity",
     "CatalogStats",
+    "CheckResult",
+    "Claim",
     "Conflict",
     "DocumentRecord",
     "DuplicateGroup",
@@ -262,9 +326,11 @@ __all__ = [
     "Root",
     "Sighting",
     "SightingRequest",
+    "StoredBlob",
     "Totals",
     "UnsetType",
     "VariantRecord",
     "VariantRegistration",
     "VariantRegistrationRequest",
+    "Verification",
 ]

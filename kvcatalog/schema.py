@@ -178,12 +178,18 @@ class CondemnedRow(Struct, frozen=True, array_like=True, gc=False):
 
 
 class CheckRow(Struct, frozen=True, array_like=True, gc=False):
-    """The last check of a blob."""
+    """The last check of a blob.
+
+    `at` is when its bytes were read, 0 if they never were, and gives its turn; `looked_at` is the last look of any
+    kind. `quarantined` is the storage URI where the bytes lie, or are about to, that were found corrupt.
+    """
 
     root: int | None
     path: str
     at: int
     result: str
+    looked_at: int = 0
+    quarantined: str | None = None
 
 
 class HoldRow(Struct, frozen=True, array_like=True, gc=False):

@@ -10,13 +10,13 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from msgspec import Struct
 
 from kvcatalog import layout
-from kvcatalog.blobs import BlobStore, Marker
+from kvcatalog.blobs import BlobStore, Marker, RootState, state_of
 from kvcatalog.errors import ConfigError, InvalidValueError, RootOwnershipError, RootUnreachableError
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.fs_layout import FileBlobStore
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 _KEPT_OPEN_MAX = 32
 _BUCKET_CHECK_SECONDS = 10.0
 _LOOKED_FOR_MAX = 16
-
-
-RootState = Literal["ok", "unreachable", "of another catalog", "of another generation"]
-"""`unreachable`: its folder, bucket or marker is not there, or another root is; nothing is said to be lost."""
 
 
 class _Key(NamedTuple):
@@ -142,15 +138,7 @@ def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> Root
 
     A bucket is asked with the endpoint and region of the configuration.
     """
-    try:
-        marker = _store_at(root, config).read_marker()
-    except RootUnreachableError:
-        return "unreachable"
-    if marker is None or marker.uuid != root.uuid:
-        return "unreachable"
-    if marker.catalog != catalog.identity.uuid:
-        return "of another catalog"
-    return "ok" if marker.generation == catalog.identity.generation else "of another generation"
+    return state_of(_store_at(root, config), root, catalog.identity)
 
 
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:

@@ -38,9 +38,15 @@ def gc_removed(count: int) -> None:
 
 
 def verify_failed(count: int = 1) -> None:
-    """Count blobs whose bytes no longer fit their record."""
+    """Count blobs whose bytes no longer fit their record, or are gone."""
     if instruments := _instruments():
         instruments.verify_failures.add(count)
+
+
+def verified(seconds: float) -> None:
+    """Record how long the check of one blob took."""
+    if instruments := _instruments():
+        instruments.verification_seconds.record(seconds)
 
 
 def registered(seconds: float, *, resolver: str, content_type: str | None) -> None:
@@ -64,6 +70,7 @@ class _Instruments(NamedTuple):
     verify_failures: Counter
     registration_seconds: Histogram
     batch_size: Histogram
+    verification_seconds: Histogram
 
 
 _made: _Instruments | None = None
@@ -88,7 +95,8 @@ def _make() -> _Instruments:
             "contentdownload_gc_removed_total", description="Blobs that garbage collection removed"
         ),
         verify_failures=meter.create_counter(
-            "contentdownload_verify_failures_total", description="Blobs whose bytes no longer fit their record"
+            "contentdownload_verify_failures_total",
+            description="Blobs whose bytes no longer fit their record, or are gone",
         ),
         registration_seconds=meter.create_histogram(
             "contentdownload_registration_seconds",
@@ -100,5 +108,11 @@ def _make() -> _Instruments:
             "contentdownload_commit_batch_size",
             description="Writing calls that one transaction answered",
             explicit_bucket_boundaries_advisory=_BATCH_BOUNDARIES,
+        ),
+        verification_seconds=meter.create_histogram(
+            "contentdownload_verification_seconds",
+            unit="s",
+            description="Time that the check of one blob took",
+            explicit_bucket_boundaries_advisory=(*_SECONDS_BOUNDARIES, 100.0, 1000.0),
         ),
     )

@@ -39,6 +39,8 @@ _COMMANDS = {
     "import-manifest": _Place("importing", "import_manifest", "Register what manifests of runs state."),
     "add": _Place("adding", "add", "Store local files and register them."),
     "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
+    "verify": _Place("verifying", "verify", "Read blobs and compare them with their records."),
+    "doctor": _Place("doctoring", "doctor", "Tell what is wrong with catalog, roots and settings."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }
@@ -78,7 +80,7 @@ class _ReaderLeftError(Exception):
 
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
 @click.option("-c", "--config", "config_path", metavar="FILE", help="Configuration file, YAML or TOML.")
-@click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over configuration and environment.")
+@click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over all other settings.")
 @click.option("--root", metavar="DIR_OR_S3_URI", help="Where blobs are stored; wins like --catalog.")
 @click.option(
     "--format",
@@ -87,7 +89,7 @@ class _ReaderLeftError(Exception):
     default="table",
     help="How to print results; csv is exact, as the data has it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Short for --format json; errors are JSON too.")
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json, for errors too.")
 @click.option("-v", "--verbose", is_flag=True, help="More messages, and tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 @click.version_option(__version__, package_name="kvcatalog", message="%(prog)s %(version)s")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kvcatalog.cli.invocation import Invocation
     from kvcatalog.store.protocol import CatalogStore
 
-_RECORD_COLUMNS = (*DocumentRecord.__struct_fields__, "blob")
+_RECORD_COLUMNS = (*DocumentRecord.__struct_fields__, "blob", "check", "checked_at", "quarantined")
 _WHERE_COLUMNS = ("storage_uri", "id", "variant", "bytes", "sha256", "blob")
 _HAVE_COLUMNS = ("item", "kind", "held", "ids")
 _LINE_BYTES = 1 << 20
@@ -51,8 +51,8 @@ def show(invocation: Invocation, item: str, kind: Kind) -> None:
     """Show the records that ITEM names, with variants, twins, conflicts and sightings.
 
     ITEM is an id, a URL, an artifact id, or a digest or its first characters (4 or more); the first of these that is
-    there. `blob` tells whether a local file of the right size is in place, without reading it. Twins are other
-    documents and variants with the same digest.
+    there. `blob` tells whether a local file of the right size is in place, without reading it, `check` what `verify`
+    found last. Twins are other documents and variants with the same digest.
 
     \b
     Example:
@@ -124,6 +124,7 @@ def _full_record(catalog: CatalogStore, record: DocumentRecord) -> dict[str, Any
     return {
         **asdict(record),
         "blob": blob_state(record.storage_uri, record.bytes),
+        **_last_check(catalog, record.storage_uri),
         "variants": [
             {
                 "id": variant.id,
@@ -134,6 +135,7 @@ def _full_record(catalog: CatalogStore, record: DocumentRecord) -> dict[str, Any
                 "storage_uri": variant.storage_uri,
                 "created_at": variant.created_at,
                 "blob": blob_state(variant.storage_uri, variant.bytes),
+                **_last_check(catalog, variant.storage_uri),
             }
             for variant in catalog.get_variants(record.id)
         ],
@@ -146,6 +148,15 @@ def _full_record(catalog: CatalogStore, record: DocumentRecord) -> dict[str, Any
             {"run_id": sighting.run_id, "seen_at": sighting.seen_at}
             for sighting in catalog.get_sightings(document_id=record.id)
         ],
+    }
+
+
+def _last_check(catalog: CatalogStore, storage_uri: str) -> dict[str, Any]:
+    check = catalog.last_check(storage_uri)
+    return {
+        "check": None if check is None else check.result,
+        "checked_at": None if check is None else check.checked_at,
+        "quarantined": None if check is None else check.quarantined,
     }
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator
 
+    from kvcatalog.cli.invocation import Invocation
     from kvcatalog.migrate import Progress
+    from kvcatalog.verify import VerifyRun
 
 
 @contextmanager
@@ -76,5 +78,33 @@ def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None
             bar.update(
                 task, completed=counts["bytes"], success=counts["success"], skip=counts["skip"], error=counts["error"]
             )
+
+        yield follow
+
+
+@contextmanager
+def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator[Callable[[VerifyRun], None] | None]:
+    """Show a line that follows checks while the context lasts; yields None where nobody would see it."""
+    if invocation.verbosity < 0 or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.fields[checked]} checked, {task.fields[found]} found", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    console = Console(file=sys.__stderr__)
+    # Results go to standard output meanwhile, and must stay there.
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=bytes_total, checked=0, found=0)
+
+        def follow(run: VerifyRun) -> None:
+            found = run.counts["corrupt"] + run.counts["missing"] + run.counts["unreachable"]
+            bar.update(task, completed=run.bytes_read, checked=run.counts.total(), found=found)
 
         yield follow

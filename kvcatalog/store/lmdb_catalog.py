@@ -27,6 +27,7 @@ from kvcatalog.models import (
     VariantRecord,
     VariantRegistration,
     VariantRegistrationRequest,
+    Verification,
 )
 from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
@@ -35,6 +36,7 @@ from kvcatalog.store.operations import Scribe, register_documents
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from kvcatalog.config import StorageConfig
     from kvcatalog.store.aio import AsyncCatalog
 
 Result = TypeVar("Result")
@@ -246,6 +248,12 @@ class LmdbCatalog(LmdbUpkeep):
         waiting = iter(sightings)
         while batch := list(islice(waiting, batch_size)):
             yield from self._write(_recording_sightings(batch))
+
+    def verify(self, record_id: int, *, cfg_storage: StorageConfig | None = None) -> Verification:
+        """See CatalogStore."""
+        from kvcatalog.store.verifying import verify_record
+
+        return verify_record(self, record_id, cfg_storage, self._clock, remembers=not self._read_only)
 
     def _registering(self, request: RegistrationRequest) -> _Registering:
         self._check_writable()

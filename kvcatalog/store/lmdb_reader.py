@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from kvcatalog import values
+from kvcatalog.clock import to_micros
 from kvcatalog.errors import (
     CatalogClosedError,
     InvalidValueError,
@@ -17,6 +18,7 @@ from kvcatalog.filters import Condition, Filter
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import (
+    BlobCheck,
     CatalogStats,
     Conflict,
     DocumentRecord,
@@ -27,6 +29,7 @@ from kvcatalog.models import (
     Reference,
     Root,
     Sighting,
+    StoredBlob,
     VariantRecord,
 )
 from kvcatalog.store import listing, reading, searching
@@ -35,6 +38,7 @@ from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, read_counter
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 Item = TypeVar("Item")
@@ -110,6 +114,39 @@ class LmdbReader:
         values.required_text("storage_uri", storage_uri)
         with self._read() as transaction:
             return references(transaction, storage_uri, self._roots.at(transaction))
+
+    def blobs_to_check(self, *, read_before: datetime) -> Iterator[str]:
+        """See CatalogStore."""
+        from kvcatalog.store import checking
+
+        before = to_micros(values.moment("read_before", read_before))
+        return self._stepwise(lambda txn, roots, after: checking.queue_step(txn, roots, after, before))
+
+    def blobs_at(
+        self,
+        storage_uris: Iterable[str],
+        *,
+        looked_before: datetime | None = None,
+        read_before: datetime | None = None,
+    ) -> list[StoredBlob]:
+        """See CatalogStore."""
+        from kvcatalog.store import checking
+
+        looked = None if looked_before is None else to_micros(values.moment("looked_before", looked_before))
+        read = None if read_before is None else to_micros(values.moment("read_before", read_before))
+        uris = [values.required_text("storage_uris", uri) for uri in storage_uris]
+        with self._read() as transaction:
+            roots = self._roots.at(transaction)
+            found = (checking.blob_at(transaction, uri, roots, looked_before=looked, read_before=read) for uri in uris)
+            return [blob for blob in found if blob is not None]
+
+    def last_check(self, storage_uri: str) -> BlobCheck | None:
+        """See CatalogStore."""
+        from kvcatalog.store import checking
+
+        values.required_text("storage_uri", storage_uri)
+        with self._read() as transaction:
+            return checking.last_check(transaction, storage_uri, self._roots.at(transaction))
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """See CatalogStore."""

@@ -8,7 +8,7 @@ durable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from os import PathLike
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, Unpack
 from kvcatalog.filters import Filter
 from kvcatalog.models import (
     UNSET,
+    BlobCheck,
     CatalogIdentity,
     CatalogStats,
     Conflict,
@@ -33,14 +34,18 @@ from kvcatalog.models import (
     Root,
     Sighting,
     SightingRequest,
+    StoredBlob,
     UnsetType,
     VariantRecord,
     VariantRegistration,
     VariantRegistrationRequest,
+    Verification,
 )
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from kvcatalog.config import StorageConfig
 
 HaveKind = Literal["any", "url", "artifact", "digest", "file"]
 SortOrder = Literal["id", "artifact", "created"]
@@ -291,6 +296,56 @@ class CatalogStore(Protocol):
 
     def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
         """Yield what was done to stored things, from the first sequence number above `after` on."""
+        ...
+
+    def verify(self, record_id: int, *, cfg_storage: StorageConfig | None = None) -> Verification:
+        """Read the blob of a record, compare it with the record, and remember the result; NotFoundError.
+
+        What cannot be read is told, not raised, and a root that is not there or not ours is `unreachable`, never a
+        loss. A record without digest is `not hashed`. `cfg_storage` says how to reach a bucket. A catalog that is open
+        for reading only remembers nothing. `kvcatalog.verify.verify_blobs` checks many, and variants.
+        """
+        ...
+
+    def blobs_to_check(self, *, read_before: datetime) -> Iterator[str]:
+        """Yield the storage URIs of the blobs of documents and variants: never checked, then by the oldest check.
+
+        What was read since then is not given, nor, as far as can be told, what others check meanwhile; some may come
+        twice, and some to which nothing refers any more.
+        """
+        ...
+
+    def blobs_at(
+        self,
+        storage_uris: Iterable[str],
+        *,
+        looked_before: datetime | None = None,
+        read_before: datetime | None = None,
+    ) -> list[StoredBlob]:
+        """Return what is expected at places, without those that were looked at, or read, since then."""
+        ...
+
+    def last_check(self, storage_uri: str) -> BlobCheck | None:
+        """Return the last check of the blob at a storage URI, None if there was none."""
+        ...
+
+    def record_checks(self, checks: Iterable[BlobCheck], *, gone: Sequence[str] = ()) -> None:
+        """Remember checks, each in place of the one before of its blob, and forget those of blobs that are `gone`.
+
+        A check without `read_at` takes no turn in the queue.
+        """
+        ...
+
+    def begin_quarantine(self, check: BlobCheck) -> None:
+        """Announce that corrupt bytes are about to leave their place; the caller holds the lease `gc` meanwhile.
+
+        Until `end_quarantine` no registration refers to the place, and one that made sure of the blob before is made
+        to store it again.
+        """
+        ...
+
+    def end_quarantine(self, check: BlobCheck) -> None:
+        """End that with what became of it; the journal tells of a blob that is `missing` and `quarantined` now."""
         ...
 
     def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256") -> Root:

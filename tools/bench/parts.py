@@ -35,6 +35,7 @@ class Bench:
     lookups: int
     growth: tuple[int, int]
     repeats: int
+    blobs: tuple[int, int] = (64, 16 << 20)
 
 
 @dataclass(frozen=True)

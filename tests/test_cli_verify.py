@@ -1,0 +1,258 @@
+"""The commands `verify` and `doctor`: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import kvcatalog
+from kvcatalog import open_catalog
+from kvcatalog.cli import quantities
+from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.cli.group import run
+from tests.test_telemetry import LISTEN, REPORT, points
+from tests.test_telemetry import run as run_script
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.out)
+        return found
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def _three_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in os.environ:
+        if name.upper().startswith("KVCATALOG_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        Path(f"{name}.pdf").write_text(name)
+        assert run(("add", f"{name}.pdf", "--artifact-id", f"W{name}", "--run", f"run-{name}")) == ExitStatus.DONE
+    capsys.readouterr()
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logging() -> Iterator[None]:
+    """Undo what `-q` does to the whole process."""
+    assert logging.lastResort is not None
+    handled: list[logging.Logger | logging.Handler] = [logging.getLogger("kvcatalog"), logging.lastResort]
+    levels = [each.level for each in handled]
+    yield
+    for each, level in zip(handled, levels, strict=True):
+        each.setLevel(level)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    def call(*arguments: str) -> Ran:
+        capsys.readouterr()
+        return Ran(run(arguments), *capsys.readouterr())
+
+    return call
+
+
+def blob(name: str) -> Path:
+    return Path("data/docs", f"W{name}", f"{name}.pdf")
+
+
+def tamper(name: str) -> None:
+    blob(name).chmod(0o644)
+    blob(name).write_text("X")
+
+
+class TestVerify:
+    def test_findings_are_listed_and_are_the_exit_status(self, cli: Cli) -> None:
+        assert cli("verify") == (ExitStatus.DONE, "", "3 ok; 3 B read\n")
+        tamper("b")
+        blob("c").unlink()
+        ran = cli("--json", "verify")
+        assert (ran.status, ran.err) == (ExitStatus.FINDINGS, "1 corrupt, 1 missing, 1 ok; 2 B read\n")
+        assert [(row["result"], row["document_ids"]) for row in ran.rows] == [("corrupt", [2]), ("missing", [3])]
+        assert [row["result"] for row in cli("--json", "verify", "--all").rows] == ["ok", "corrupt", "missing"]
+        assert cli("--format", "ids", "verify").out == "2\n3\n"
+        assert cli("-q", "verify").err == ""
+
+    def test_a_failure_is_counted_where_it_happens(self, tmp_path: Path) -> None:
+        tamper("a")
+        script = "from kvcatalog.cli.group import run\nassert run(['-q', '--format', 'ids', 'verify']) == 1\n"
+        output = run_script(LISTEN + f"import os; os.chdir({str(tmp_path)!r})\n" + script + REPORT)
+        found = points(output.removeprefix("1\n"))
+        failures = found["contentdownload_verify_failures_total"]
+        assert (failures["value"], failures["attributes"]) == (1, {})
+        seconds = found["contentdownload_verification_seconds"]
+        assert (seconds["count"], seconds["unit"], seconds["attributes"]) == (3, "s", {})
+
+    @pytest.mark.parametrize(
+        ("chosen", "ids"),
+        [
+            (("2",), [2]),
+            (("Wa", "2", "1"), [1, 2]),
+            (("--run", "run-c"), [3]),
+            (("--run", "run-*"), []),
+            (("--filter", "artifact=Wb"), [2]),
+            (("--filter", "bytes<2", "--filter", "id>1"), [2, 3]),
+            (("--older-than", "1h"), [1, 2, 3]),
+        ],
+    )
+    def test_blobs_are_chosen_as_elsewhere(self, cli: Cli, chosen: tuple[str, ...], ids: list[int]) -> None:
+        ran = cli("--json", "verify", "--all", *chosen)
+        assert (ran.status, [row["document_ids"] for row in ran.rows]) == (ExitStatus.DONE, [[each] for each in ids])
+
+    def test_a_named_record_is_told_of_also_when_it_is_in_order(self, cli: Cli) -> None:
+        (row,) = cli("--json", "verify", "1").rows
+        assert (row["result"], row["bytes_read"]) == ("ok", 1)
+        assert cli("verify", "9").status == ExitStatus.NOT_FOUND
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            ("1", "--run", "r"),
+            ("--sample", "0%"),
+            ("--sample", "101%"),
+            ("--sample", "5"),
+            ("--max-time", "soon"),
+            ("--older-than", "-1d"),
+            ("--max-bytes", "many"),
+            ("--max-bytes", ""),
+            ("--filter", "nonsense"),
+            ("--stat-only", "--quarantine"),
+            ("-j", "0"),
+        ],
+    )
+    def test_wrong_turns_are_told_and_nothing_is_read(self, cli: Cli, wrong: tuple[str, ...]) -> None:
+        ran = cli("verify", *wrong)
+        assert (ran.status, ran.out) == (ExitStatus.USAGE, "")
+        with open_catalog("state/catalog.lmdb") as catalog:
+            assert not [record for record in catalog.iter_records() if catalog.last_check(record.storage_uri)]
+
+    def test_no_catalog_is_made(self, cli: Cli) -> None:
+        assert cli("--catalog", "nope", "verify").status == ExitStatus.UNAVAILABLE
+        assert not Path("nope").exists()
+
+    def test_a_root_that_is_gone_is_unavailable_and_no_loss(self, cli: Cli) -> None:
+        os.rename("data/docs", "data/away")
+        os.mkdir("data/docs")
+        ran = cli("--json", "verify", "--quarantine")
+        assert (ran.status, ran.err) == (ExitStatus.UNAVAILABLE, "3 unreachable\n")
+        (row,) = ran.rows
+        assert (row["result"], row["document_ids"]) == ("unreachable", [])
+        assert os.listdir("data/docs") == []
+
+    def test_quarantine_is_told_and_shown(self, cli: Cli) -> None:
+        tamper("a")
+        assert "quarantined" not in json.dumps(cli("--json", "show", "1").rows[0]["variants"])
+        (row,) = cli("--json", "verify", "--quarantine").rows
+        assert row["quarantined"].startswith("file://")
+        assert not blob("a").exists()
+        (shown,) = cli("--json", "show", "1").rows
+        assert (shown["check"], shown["quarantined"]) == ("missing", row["quarantined"])
+        assert shown["checked_at"] == row["checked_at"]
+        (again,) = cli("--json", "verify", "1").rows
+        assert (again["result"], again["quarantined"]) == ("missing", row["quarantined"])
+        (entry,) = (
+            each for each in json.loads(cli("--json", "why", "1").out)[0]["journal"] if each["action"] != "root"
+        )
+        assert (entry["action"], entry["command"]) == ("quarantine", "verify")
+
+    def test_a_check_is_shown(self, cli: Cli) -> None:
+        assert cli("--json", "show", "1").rows[0]["check"] is None
+        cli("verify", "1")
+        text = cli("show", "1").out
+        assert "\ncheck         ok\n" in text
+
+    def test_hostile_names_reach_no_terminal(self, cli: Cli) -> None:
+        with open_catalog("state/catalog.lmdb") as catalog:
+            fields: dict[str, Any] = {"source_url": "u", "resolver": "r", "bytes": 1, "sha256": "0" * 64}
+            catalog.register(artifact_id="x", storage_uri="gopher://x/\x1b[31m\u202e", **fields)
+        assert "\\x1b[31m\\u202e" in cli("verify", "x").out
+
+    def test_control_c_keeps_what_was_checked(self, tmp_path: Path) -> None:
+        with open_catalog("state/catalog.lmdb") as catalog:
+            large = tmp_path / "large"
+            with large.open("wb") as file:
+                file.truncate(20 << 30)
+            fields: dict[str, Any] = {"source_url": "u", "resolver": "r", "bytes": 20 << 30, "sha256": "0" * 64}
+            catalog.register(artifact_id="x", storage_uri=large.as_uri(), **fields)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from kvcatalog.cli import main; main()", "--format", "jsonl", "verify", "--all"],
+            env=os.environ | {"PYTHONPATH": str(Path(kvcatalog.__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        told = [json.loads(process.stdout.readline())["result"] for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        _, messages = process.communicate()
+        assert (process.returncode, told) == (ExitStatus.INTERRUPTED, ["ok"] * 3)
+        assert "3 ok" in messages
+        assert "interrupted" in messages
+        with open_catalog("state/catalog.lmdb") as catalog:
+            checks = [catalog.last_check(record.storage_uri) for record in catalog.iter_records()]
+        assert [None if check is None else check.result for check in checks] == ["ok", "ok", "ok", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("1.5m", 90), ("2min", 120), ("1H", 3600), ("30d", 2_592_000), ("2w", 1_209_600)]
+)
+def test_times_are_understood(text: str, seconds: float) -> None:
+    assert quantities.duration(text).total_seconds() == seconds
+
+
+def test_a_time_beyond_all_times_is_a_long_one() -> None:
+    assert quantities.duration("999999999w").days > 36_000
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500", 500), ("50G", 50_000_000_000), ("1.5MB", 1_500_000), ("4KiB", 4096)]
+)
+def test_sizes_are_understood(text: str, size: int) -> None:
+    assert quantities.size(text) == size
+
+
+class TestDoctor:
+    def test_all_is_well(self, cli: Cli) -> None:
+        before = sorted(map(str, Path("data").rglob("*")))
+        ran = cli("--json", "doctor")
+        assert (ran.status, {row["state"] for row in ran.rows}) == (ExitStatus.DONE, {"ok"})
+        assert {"hard links", "exclusive renames", "durable writes", "free space"} <= {row["check"] for row in ran.rows}
+        after = sorted(map(str, Path("data").rglob("*")))
+        assert [path for path in after if path not in before] in ([], ["data/docs/.kvcatalog/staging"])
+
+    def test_what_is_wrong_says_what_to_do(self, cli: Cli) -> None:
+        ran = cli("--json", "--root", "elsewhere", "doctor")
+        assert (ran.status, problems(ran)) == (ExitStatus.FINDINGS, ["configured root"])
+        assert not Path("elsewhere").exists()
+        ran = cli("--json", "--catalog", "nope", "doctor")
+        assert (ran.status, problems(ran)) == (ExitStatus.FINDINGS, ["opens"])
+        os.rename("data/docs", "data/away")
+        ran = cli("--json", "doctor")
+        assert (ran.status, problems(ran)) == (ExitStatus.FINDINGS, ["is there and ours"])
+
+    def test_another_folder_of_contents_is_a_problem(self, cli: Cli) -> None:
+        Path("c.yaml").write_text("storage: {cas_prefix: other}\n")
+        assert problems(cli("--json", "-c", "c.yaml", "doctor")) == ["configured root"]
+
+
+def problems(ran: Ran) -> list[str]:
+    found = [row for row in ran.rows if row["state"] == "problem"]
+    assert all(row["advice"] for row in found)
+    return [row["check"] for row in found]
