@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kvcatalog import layout
 from kvcatalog.blobs import BlobStore
-from kvcatalog.config import StorageConfig
 from kvcatalog.errors import RootUnreachableError, UnsafePathError
 from kvcatalog.models import Finding
 from kvcatalog.storage import root_state, store_at
 from kvcatalog.store.protocol import CatalogStore
 from kvcatalog.uris import file_path
+
+if TYPE_CHECKING:
+    from kvcatalog.config import StorageConfig
 
 _LOOKED_FOR_AT_ONCE = 1000
 

@@ -39,6 +39,11 @@ _COMMANDS = {
     "import-manifest": _Place("importing", "import_manifest", "Register what manifests of runs state."),
     "add": _Place("adding", "add", "Store local files and register them."),
     "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
+    "audit": _Place("auditing", "audit", "Hold the catalog against itself and its blobs; repair."),
+    "backup": _Place("backups", "backup", "Copy the catalog while it is used."),
+    "restore": _Place("backups", "restore", "Make a new catalog of a backup."),
+    "compact": _Place("backups", "compact", "Give free pages back."),
+    "journal": _Place("history", "journal", "List what was done, or forget the oldest of it."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }

@@ -33,7 +33,7 @@ from kvcatalog.models import (
 from kvcatalog.store import listing, reading, searching
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.tally import BLOB_EPOCH, PRUNED_SEQUENCE, read_counter
+from kvcatalog.store.tally import BLOB_EPOCH, JOURNAL_SEQUENCE, PRUNED_SEQUENCE, read_counter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,6 +254,11 @@ class LmdbReader:
         """See CatalogStore."""
         with self._read() as transaction:
             return read_counter(transaction, PRUNED_SEQUENCE).count + 1
+
+    def journal_end(self) -> int:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return read_counter(transaction, JOURNAL_SEQUENCE).count
 
     def audit(self, progress: Callable[[int, int], object] | None = None) -> Iterator[Finding]:
         """See CatalogStore."""

@@ -286,6 +286,10 @@ class CatalogStore(Protocol):
         """Return the sequence number from which on the journal is complete: 1 unless it was pruned."""
         ...
 
+    def journal_end(self) -> int:
+        """Return the last sequence number that the journal gave, 0 if none."""
+        ...
+
     def prune_journal(self, before: datetime, *, dry_run: bool = False, reason: str | None = None) -> JournalPruning:
         """Forget the entries at the journal's beginning that are older than a time, up to the first that is not.
 
