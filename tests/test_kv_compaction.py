@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import lmdb
 import pytest
@@ -235,13 +236,18 @@ def test_a_copy_that_differs_never_takes_the_place(folder: Path, monkeypatch: py
 
 def test_a_copy_of_one_moment_while_others_write(environment: Environment, folder: Path, tmp_path: Path) -> None:
     fill(environment)
+    with environment.write() as transaction:
+        for number in range(1, 3000, 30):
+            transaction.delete(ROWS, b"%06d" % number)
     stop = threading.Event()
+
+    keys = [b"%06d" % number for number in range(1, 3000, 30)]  # on pages all over the file
 
     def write() -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            put_rows(environment, [(b"one", b"%d" % number), (b"two", b"%d" % number)])
+            put_rows(environment, [(key, b"%09d" % number) for key in keys])
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -250,12 +256,18 @@ def test_a_copy_of_one_moment_while_others_write(environment: Environment, folde
             target = tmp_path / str(number)
             target.mkdir()
             with (target / preflight.DATA_FILE).open("wb") as file:
-                copy_environment(folder, file.write)
+
+                def keep(piece: bytes, file: BinaryIO = file) -> None:
+                    time.sleep(0.05)  # so that much is written before the rest is read
+                    file.write(piece)
+
+                copy_environment(folder, keep)
             copied = open_environment(target, TABLES, read_only=True, locking=False)
             rows = dict(all_rows(copied))
             copied.close()
-            assert rows[b"one"] == rows[b"two"]
-            assert len(rows) > 1500
+            assert len({rows[key] for key in keys}) == 1
+            assert len(rows) == 1500
+            assert findings(target) == []
             assert os.listdir(target) == [preflight.DATA_FILE]
     finally:
         stop.set()

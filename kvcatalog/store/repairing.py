@@ -19,7 +19,7 @@ from kvcatalog.schema import (
 from kvcatalog.store import changes, operations, reading, upkeep
 from kvcatalog.store.derived import DERIVED, is_wanted
 from kvcatalog.store.operations import Changes, Scribe, Target
-from kvcatalog.store.tally import Tally, read_counter
+from kvcatalog.store.tally import DOCUMENT_ID, Tally, read_counter
 
 
 def repair(transaction: WriteTransaction, findings: list[Finding], scribe: Scribe) -> list[bool]:
@@ -49,7 +49,9 @@ def _repair(transaction: WriteTransaction, finding: Finding, scribe: Scribe) -> 
 
 def _target(transaction: WriteTransaction, finding: Finding) -> Target | None:
     if finding.document_id is not None:
-        return Target(finding.document_id)
+        # An index may have led to an id that was never given, and the journal must not be the first to name it.
+        was_given = finding.document_id <= Tally.of(transaction).last(DOCUMENT_ID)
+        return Target(finding.document_id) if was_given else None
     if finding.variant_id is not None and transaction.get(VARIANTS, id_key(finding.variant_id)) is not None:
         try:
             row = reading.variant_row(transaction, finding.variant_id)
