@@ -47,8 +47,10 @@ from kvcatalog.models import (
     RegistrationRequest,
     Root,
     Sighting,
+    SightingRequest,
     VariantRecord,
     VariantRegistration,
+    VariantRegistrationRequest,
 )
 from kvcatalog.store import open_catalog
 
@@ -105,6 +107,7 @@ __all__ = [
     "RootOwnershipError",
     "RootUnreachableError",
     "Sighting",
+    "SightingRequest",
     "StorageConfig",
     "StorageFailedError",
     "StorageFullError",
@@ -114,6 +117,7 @@ __all__ = [
     "UnsupportedFormatError",
     "VariantRecord",
     "VariantRegistration",
+    "VariantRegistrationRequest",
     "__version__",
     "adopt_root",
     "finalize_candidate_download",

@@ -95,7 +95,8 @@ def audited(catalog: LmdbCatalog) -> list[Finding]:
 
 
 def repaired(catalog: LmdbCatalog) -> list[Finding]:
-    return list(catalog.repair([finding for finding in audited(catalog) if finding.repair]))
+    findings = [finding for finding in audited(catalog) if finding.repair]
+    return list(catalog.repair(sorted(findings, key=lambda finding: finding.repair not in {"counter", "number"})))
 
 
 def change(catalog: LmdbCatalog, *changes: Callable[[WriteTransaction], object]) -> None:

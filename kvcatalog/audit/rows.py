@@ -18,6 +18,7 @@ from kvcatalog.store import open_catalog
 Progress = Callable[[int, int], object]
 
 _MODULE = "kvcatalog.audit.apart"
+_COUNTERS = ("counter", "number")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Finding).decode
 
@@ -75,9 +76,11 @@ def audit_catalog(
         if not is_readable:
             yield from _read(repairable)
         elif repairable.read(1):
-            repairable.seek(0)
             with open_catalog(path, create=False, command=command) as catalog:
-                yield from catalog.repair(_read(repairable), reason=reason)
+                for counters in (True, False):  # first: other repairs count, too
+                    repairable.seek(0)
+                    chosen = (each for each in _read(repairable) if (each.repair in _COUNTERS) == counters)
+                    yield from catalog.repair(chosen, reason=reason)
 
 
 def _read(stream: IO[bytes]) -> Iterator[Finding]:

@@ -104,8 +104,9 @@ def open_raw(
 ) -> RawEnvironment:
     """Open the environment in a folder that has one; raises the engine's own errors.
 
-    `durable=False` leaves out the flush of the meta page: after a crash of the operating system the last commits may be
-    gone, and the file is still sound. `locking=False` is for files that nobody writes to.
+    `durable=False` leaves out the flush of the meta page, which comes with the data of the next commit: a crash of the
+    operating system may undo the last commit, and that alone (MDB_NOMETASYNC); the file is sound.
+    `locking=False` is for files that nobody writes to.
     """
     return lmdb.open(
         os.fspath(path),

@@ -13,6 +13,9 @@ HOLD_ID = "last hold id"
 BLOB_EPOCH = "blob epoch"
 FORGOTTEN_EPOCH = "forgotten blob epoch"
 
+_KEPT_MAX = 1000
+"""How many counters are remembered from one transaction to the next."""
+
 
 def read_counter(transaction: ReadTransaction, name: str, label: str = "") -> CounterRow:
     """Return a counter as it was committed."""
@@ -26,17 +29,25 @@ class Tally:
 
     def __init__(self, transaction: WriteTransaction) -> None:
         self._transaction = transaction
-        self._rows: dict[tuple[str, str], CounterRow] = {}
+        self._before: dict[tuple[str, str], CounterRow] = {}
+        self.rows: dict[tuple[str, str], CounterRow] = {}
         self.any_condemned: bool | None = None
         """Whether there may be rows of condemned blobs; None before anybody has looked."""
+        before = transaction.inherited
+        if isinstance(before, Tally):
+            if len(before.rows) < _KEPT_MAX:
+                self._before = before.rows
+            if before.any_condemned is False:
+                self.any_condemned = False
+        self.rows.update(self._before)
 
     def add(self, name: str, label: str = "", *, count: int, size: int = 0) -> None:
         """Change a counter by some things and their bytes."""
-        self._rows[name, label] = self._row(name, label).plus(count, size)
+        self.rows[name, label] = self._row(name, label).plus(count, size)
 
     def next(self, name: str, count: int = 1) -> int:
         """Return the next id of a kind, the first of `count`; they are never given again once this has committed."""
-        row = self._rows[name, ""] = self._row(name, "").plus(count, 0)
+        row = self.rows[name, ""] = self._row(name, "").plus(count, 0)
         return row.count - count + 1
 
     def last(self, name: str, label: str = "") -> int:
@@ -45,7 +56,7 @@ class Tally:
 
     def forget_unreadable(self, name: str, label: str = "") -> None:
         """Let a counter that cannot be read begin at nothing."""
-        self._rows[name, label] = CounterRow(0, 0, 0, label)
+        self.rows[name, label] = CounterRow(0, 0, 0, label)
 
     def raise_to(self, name: str, number: int) -> None:
         """Make a counter at least as high as a number."""
@@ -53,7 +64,9 @@ class Tally:
 
     def write(self) -> None:
         """Put the counters back; those of nothing are removed."""
-        for (name, label), row in self._rows.items():
+        for (name, label), row in self.rows.items():
+            if row is self._before.get((name, label)):
+                continue
             key = counter_key(name, label)
             if row.count:
                 self._transaction.put(COUNTERS, key, COUNTER_CODEC.encode(key, row))
@@ -69,9 +82,9 @@ class Tally:
         return tally
 
     def _row(self, name: str, label: str) -> CounterRow:
-        row = self._rows.get((name, label))
+        row = self.rows.get((name, label))
         if row is None:
-            row = self._rows[name, label] = read_counter(self._transaction, name, label)
+            row = self.rows[name, label] = read_counter(self._transaction, name, label)
         return row
 
 
