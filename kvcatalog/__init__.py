@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from kvcatalog.errors import (
     AmbiguousDigestError,
+    BackupError,
     BlobCondemnedError,
     BlobNotFoundError,
     CatalogClosedError,
@@ -18,6 +19,7 @@ from kvcatalog.errors import (
     DigestMismatchError,
     FilterSyntaxError,
     InvalidValueError,
+    JournalPrunedError,
     ManifestError,
     MapLimitError,
     NetworkFileSystemError,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AmbiguousDigestError",
+    "BackupError",
     "BlobCheck",
     "BlobCondemnedError",
     "BlobNotFoundError",
@@ -93,6 +96,7 @@ __all__ = [
     "ImportReport",
     "InvalidValueError",
     "JournalEntry",
+    "JournalPrunedError",
     "LmdbCatalog",
     "ManifestError",
     "MapLimitError",

@@ -148,6 +148,26 @@ class ManifestError(CatalogError):
     advice = "Check the path, and that compressed files are whole."
 
 
+class JournalPrunedError(NotFoundError):
+    """Entries of the journal that were asked for are no more; those behind `pruned_to` are there."""
+
+    advice = "Begin anew from all that is there, as with a first export; then go on from its position."
+
+    def __init__(self, after: int, pruned_to: int) -> None:
+        super().__init__(f"the journal was pruned up to {pruned_to}, so what came behind {after} is not all there")
+        self.after = after
+        self.pruned_to = pruned_to
+
+    def __reduce__(self) -> tuple[type[JournalPrunedError], tuple[int, int]]:
+        return type(self), (self.after, self.pruned_to)
+
+
+class BackupError(CatalogUnavailableError):
+    """A backup cannot be used: it is none, or not what its manifest says."""
+
+    advice = "Use another backup, and look for damage on the disk that holds this one."
+
+
 class BlobNotFoundError(NotFoundError):
     """There is no blob where one was to be."""
 

@@ -222,7 +222,7 @@ def _id(text: str) -> int:
 def _time_conditions(field: FieldName, operator: Operator, text: str) -> tuple[Condition, ...]:
     if operator == "!=":
         raise _OperatorError(field, f"{field} takes =, <, <=, > and >=")
-    first = _moment(field, text)
+    first = parse_moment(field, text)
     if not re.fullmatch(_DATE, text):
         return (Condition(field, operator, first),)
     last = first + _DAY_MICROS - 1
@@ -231,7 +231,11 @@ def _time_conditions(field: FieldName, operator: Operator, text: str) -> tuple[C
     return (Condition(field, operator, last if operator in ("<=", ">") else first),)
 
 
-def _moment(field: FieldName, text: str) -> int:
+def parse_moment(field: str, text: str) -> int:
+    """Return a time such as 2025-01-31 (its first moment) or 2025-01-31T08:30:00Z in microseconds since 1970 UTC.
+
+    InvalidValueError names the field.
+    """
     if not re.fullmatch(_DATE, text) and not re.fullmatch(_TIMESTAMP, text):
         raise InvalidValueError(field, f"{text!r} is not a time such as 2025-01-31 or 2025-01-31T08:30:00Z")
     try:

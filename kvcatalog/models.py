@@ -232,6 +232,14 @@ class JournalEntry(Struct, frozen=True, gc=False):
     changes: dict[str, tuple[str | int | None, str | int | None]]
 
 
+class JournalPruning(Struct, frozen=True, gc=False):
+    """How many of the oldest entries of the journal were forgotten, or would be; the sequence and time of the last."""
+
+    entries: int
+    last_sequence: int | None
+    last_at: datetime | None
+
+
 class DuplicateGroup(Struct, frozen=True, gc=False):
     """A digest that several records carry; `bytes` is the size of one copy."""
 
@@ -239,6 +247,36 @@ class DuplicateGroup(Struct, frozen=True, gc=False):
     bytes: int
     document_count: int
     variant_count: int
+
+
+FindingKind = Literal[
+    "file", "row", "index", "figure", "reference", "blob missing", "blob size", "blob unknown", "root"
+]
+"""What is wrong: the database file itself; a stored value; an index row or mirror that is missing or too much; a
+counter; a row that refers to what is not there; a blob that is missing, has another size, or that nothing refers to; a
+storage root that is not there or not ours, of whose blobs nothing is said."""
+
+Repair = Literal["row", "duplicates", "counter", "number", "check"]
+"""How what is wrong is made good from what it derives from."""
+
+
+class Finding(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Something that an audit found to be wrong.
+
+    `repair` says how it can be derived anew, None that it cannot; `key` and `value` then name the row, in hex, or what
+    the figure should be. `repaired` is set once that was done.
+    """
+
+    kind: FindingKind
+    message: str
+    table: str | None = None
+    document_id: int | None = None
+    variant_id: int | None = None
+    storage_uri: str | None = None
+    repair: Repair | None = None
+    key: str = ""
+    value: str = ""
+    repaired: bool = False
 
 
 class Possession(Struct, frozen=True, gc=False):
@@ -314,7 +352,10 @@ __all__ = [
     "Conflict",
     "DocumentRecord",
     "DuplicateGroup",
+    "Finding",
+    "FindingKind",
     "JournalEntry",
+    "JournalPruning",
     "OnConflict",
     "Outcome",
     "Page",
@@ -323,6 +364,7 @@ __all__ = [
     "Registration",
     "RegistrationFields",
     "RegistrationRequest",
+    "Repair",
     "Root",
     "Sighting",
     "SightingRequest",

@@ -138,7 +138,7 @@ def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> Root
 
     A bucket is asked with the endpoint and region of the configuration.
     """
-    return state_of(_store_at(root, config), root, catalog.identity)
+    return state_of(store_at(root, config), root, catalog.identity)
 
 
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:
@@ -184,8 +184,8 @@ def _store(config: StorageConfig) -> BlobStore:
     return S3BlobStore.from_config(config)
 
 
-def _store_at(root: Root, config: StorageConfig) -> BlobStore:
-    """Return the store of a known root, without any check."""
+def store_at(root: Root, config: StorageConfig) -> BlobStore:
+    """Return the store of a known root, without any check: `root_state` tells whether it is there and ours."""
     path = file_path(root.uri)
     if path is not None:
         return FileBlobStore(path)
@@ -213,7 +213,7 @@ def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> 
         if root.uri == store.uri and root.uuid != marker.uuid:
             raise RootOwnershipError(f"{store.uri} holds another root of this catalog than the one it knows there")
         if root.uri != store.uri and root.uuid == marker.uuid:
-            store = _same_folder(_store_at(root, config), store)
+            store = _same_folder(store_at(root, config), store)
     catalog.add_root(store.uri, uuid=marker.uuid, cas_prefix=config.cas_prefix)
     if isinstance(store, FileBlobStore):
         store.sweep_staging()

@@ -41,6 +41,11 @@ _COMMANDS = {
     "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
     "verify": _Place("verifying", "verify", "Read blobs and compare them with their records."),
     "doctor": _Place("doctoring", "doctor", "Tell what is wrong with catalog, roots and settings."),
+    "audit": _Place("auditing", "audit", "Hold the catalog against itself and its blobs; repair."),
+    "backup": _Place("backups", "backup", "Copy the catalog while it is used."),
+    "restore": _Place("backups", "restore", "Make a new catalog of a backup."),
+    "compact": _Place("backups", "compact", "Give free pages back."),
+    "journal": _Place("history", "journal", "List what was done, or forget the oldest of it."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }

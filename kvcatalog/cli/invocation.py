@@ -68,6 +68,14 @@ class Invocation:
         create = not read_only if create is None else create
         return open_catalog(target, read_only=read_only, create=create, command=command)
 
+    def catalog_path(self) -> str:
+        """Return the folder of the catalog, for what works on its files; ConfigError where it has none."""
+        target = self._target(path_suffices=True)
+        path = target if isinstance(target, str) else target.path
+        if "://" in path:
+            raise ConfigError(f"catalog {path}: this command needs a catalog in a local folder")
+        return path
+
     def note(self, message: str) -> None:
         """Write a message for people to standard error, unless --quiet was given."""
         if self.verbosity >= 0:

@@ -52,6 +52,34 @@ def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progre
 
 
 @contextmanager
+def step_progress(*, is_wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a line that follows steps of some work; yields a function that takes what is done, and how much of how much.
+
+    Where results are written while the context lasts, they stay on standard output.
+    """
+    if not is_wanted or not sys.stderr.isatty():
+        yield lambda _what, _done, _total: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    console = Console(file=sys.__stderr__)
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=None)
+
+        def follow(what: str, done: int, total: int) -> None:
+            bar.update(task, description=visible(what), completed=done, total=total)
+
+        yield follow
+
+
+@contextmanager
 def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
     """Show a line that follows downloads while the context lasts; yields a function that takes the counts so far."""
     if not is_wanted or not sys.stderr.isatty():

@@ -99,11 +99,14 @@ def version(engine: int = DEFAULT_ENGINE) -> str:
     return ".".join(str(part) for part in lmdb.version(lib_version=engine))
 
 
-def open_raw(path: StrPath, *, map_size_bytes: int, read_only: bool, durable: bool, engine: int) -> RawEnvironment:
+def open_raw(
+    path: StrPath, *, map_size_bytes: int, read_only: bool, durable: bool, engine: int, locking: bool = True
+) -> RawEnvironment:
     """Open the environment in a folder that has one; raises the engine's own errors.
 
     `durable=False` leaves out the flush of the meta page, which comes with the data of the next commit: a crash of the
     operating system may undo the last commit, and that alone (MDB_NOMETASYNC); the file is sound.
+    `locking=False` is for files that nobody writes to.
     """
     return lmdb.open(
         os.fspath(path),
@@ -118,20 +121,38 @@ def open_raw(path: StrPath, *, map_size_bytes: int, read_only: bool, durable: bo
         max_readers=READERS_MAX,
         max_dbs=TABLES_MAX,
         max_spare_txns=4,
+        lock=locking,
         lib_version=engine,
     )
 
 
-def create_raw(path: StrPath, *, map_size_bytes: int, engine: int) -> RawEnvironment:
-    """Make an environment in a folder that is empty but for its lock file; raises the engine's own errors."""
+def create_raw(path: StrPath, *, map_size_bytes: int, engine: int, flushed: bool = True) -> RawEnvironment:
+    """Make an environment in a folder that is empty but for its lock file; raises the engine's own errors.
+
+    With `flushed=False` nothing of it is sure to be on the disk.
+    """
     return lmdb.open(
-        os.fspath(path), map_size=map_size_bytes, create=True, mode=0o664, max_dbs=TABLES_MAX, lib_version=engine
+        os.fspath(path),
+        map_size=map_size_bytes,
+        create=True,
+        mode=0o664,
+        max_dbs=TABLES_MAX,
+        sync=flushed,
+        lib_version=engine,
     )
 
 
 def open_table(raw: RawEnvironment, transaction: RawTransaction | None, table: Table, *, create: bool) -> RawDatabase:
     """Return the handle of a table; it holds once the transaction, which must write, has committed."""
     return raw.open_db(table.name.encode(), transaction, dupsort=table.sets, dupfixed=table.sets, create=create)
+
+
+def tables_in(raw: RawEnvironment) -> dict[Table, RawDatabase]:
+    """Return every table that an environment has, with its handle."""
+    with raw.begin() as transaction, transaction.cursor() as cursor:
+        names = list(cursor.iternext(keys=True, values=False))
+    handles = [(name.decode(), raw.open_db(name, create=False)) for name in names]
+    return {Table(name, sets=bool(handle.flags()["dupsort"])): handle for name, handle in handles}
 
 
 def code(error: lmdb.Error) -> int:

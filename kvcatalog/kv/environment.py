@@ -14,11 +14,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Protocol
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Protocol, TypeVar
 
 from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError, StoragePermissionError
-from kvcatalog.kv import engine, preflight
+from kvcatalog.kv import door, engine, preflight
 from kvcatalog.kv.lock_guard import LockGuard
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction, Use, WriteTransaction
@@ -35,6 +35,7 @@ _REST_PAUSE_SECONDS = 0.0005
 _REST_PAUSE_SECONDS_MAX = 0.02
 
 _Ticket = weakref.ref[Use]
+Result = TypeVar("Result")
 
 _registry_lock = threading.Lock()
 _open_environments: dict[str, Environment] = {}
@@ -48,11 +49,19 @@ class Environment:
     """Made by `open_environment`; `close` it as often as it was opened."""
 
     def __init__(
-        self, path: str, tables: Iterable[Table], *, map_size_bytes: int, read_only: bool, durable: bool
+        self,
+        path: str,
+        tables: Iterable[Table],
+        *,
+        map_size_bytes: int,
+        read_only: bool,
+        durable: bool,
+        locking: bool = True,
     ) -> None:
         self.path = path
         self.read_only = read_only
         self.durable = durable
+        self.locking = locking
         self.epoch = 0
         self.users = 0
         self.fork_hooks: weakref.WeakSet[_Forks] = weakref.WeakSet()
@@ -124,6 +133,22 @@ class Environment:
         with self._in_use() as raw:
             size = os.stat(os.path.join(self.path, preflight.DATA_FILE)).st_size
             return size, (raw.info()["last_pgno"] + 1) * raw.stat()["psize"]
+
+    def copy(self, descriptor: int) -> None:
+        """Write the pages of one snapshot to a descriptor; whoever calls has no transaction open."""
+        with self._in_use() as raw:
+            raw.copyfd(descriptor)
+
+    def walk(self, visit: Callable[[Table, engine.RawCursor], Result]) -> dict[str, Result]:
+        """Return what a function makes of each table that there is, by name, all of one snapshot."""
+        with self._in_use() as raw:
+            handles = engine.tables_in(raw)
+            with raw.begin() as transaction:
+                answers = {}
+                for table, handle in handles.items():
+                    with transaction.cursor(handle) as cursor:
+                        answers[table.name] = visit(table, cursor)
+            return answers
 
     def translated(self, error: engine.Error) -> Exception:
         """Return one of the engine's errors as ours; MapFull stays as it is for whoever can grow the map."""
@@ -281,17 +306,23 @@ class Environment:
             guard.close()
 
     def _open_raw(self) -> engine.RawEnvironment:
+        with door.passing(self.path) if self.locking else nullcontext():
+            return self._open_inside()
+
+    def _open_inside(self) -> engine.RawEnvironment:
         kind = preflight.check_data_file(self.path)
         try:
-            preflight.prepare_lock_file(self.path)
+            if self.locking:
+                preflight.prepare_lock_file(self.path)
         except StoragePermissionError:
             if not self.read_only:
                 raise
         raw = self._map(kind)
         guard: LockGuard | None = None
         try:
-            guard = self._make_guard()
-            raw.reader_check()
+            if self.locking:
+                guard = self._make_guard()
+                raw.reader_check()
             while True:
                 try:
                     self.handles = _open_tables(raw, self._tables, read_only=self.read_only)
@@ -321,11 +352,16 @@ class Environment:
 
     def _map(self, kind: int) -> engine.RawEnvironment:
         """Open the engine with as much of the map as there are addresses for."""
-        size = _affordable(self._map_size_bytes)
+        size = affordable(self._map_size_bytes)
         while True:
             try:
                 return engine.open_raw(
-                    self.path, map_size_bytes=size, read_only=self.read_only, durable=self.durable, engine=kind
+                    self.path,
+                    map_size_bytes=size,
+                    read_only=self.read_only,
+                    durable=self.durable,
+                    engine=kind,
+                    locking=self.locking,
                 )
             except engine.MapResized:  # others made it larger in the very moment of opening
                 size *= 2
@@ -342,17 +378,22 @@ def open_environment(
     map_size_bytes: int = MAP_SIZE_BYTES,
     read_only: bool = False,
     durable: bool = True,
+    locking: bool = True,
 ) -> Environment:
     """Open the environment in a folder, or return the one that this process has open there.
 
-    Raises CatalogUnavailableError or one of its kinds; also if it is open already with other settings.
+    `locking=False` is for reading files that nobody writes to, wherever they lie. Raises CatalogUnavailableError or one
+    of its kinds; also if it is open already with other settings.
     """
     path = os.path.realpath(path)
     with _registry_lock:
         environment = _open_environments.get(path)
         if environment is None:
-            preflight.refuse_network_file_system(path)
-            environment = Environment(path, tables, map_size_bytes=map_size_bytes, read_only=read_only, durable=durable)
+            if locking:
+                preflight.refuse_network_file_system(path)
+            environment = Environment(
+                path, tables, map_size_bytes=map_size_bytes, read_only=read_only, durable=durable, locking=locking
+            )
             _open_environments[path] = environment
         elif environment.durable != durable or (environment.read_only and not read_only):
             raise CatalogUnavailableError(f"{path} is already open in this process, read-only or with other durability")
@@ -360,7 +401,7 @@ def open_environment(
         return environment
 
 
-def _affordable(size: int) -> int:
+def affordable(size: int) -> int:
     """Return at most a quarter of the address space that the process may use."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return size if limit == resource.RLIM_INFINITY else max(MAP_SIZE_BYTES_MIN, min(size, limit // 4))

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TypeVar
 
-from kvcatalog.kv.table import Index, index_changes
+from kvcatalog.errors import CatalogError
+from kvcatalog.kv.table import Index, Table, index_changes
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.schema import (
     BY_KEY,
@@ -23,12 +24,15 @@ from kvcatalog.schema import (
     DUPLICATE_CODEC,
     DUPLICATES,
     ID_BYTES,
+    IDENTITY_CODEC,
+    IDENTITY_KEY,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
     JOURNAL_CODEC,
     LINK_CODEC,
     LINKS,
     LINKS_BY_DOCUMENT,
+    META,
     SIGHTING_CODEC,
     SIGHTINGS,
     SIGHTINGS_BY_DOCUMENT,
@@ -39,6 +43,7 @@ from kvcatalog.schema import (
     ConflictRow,
     DocumentRow,
     DuplicateRow,
+    IdentityRow,
     JournalRow,
     LinkRow,
     SightingRow,
@@ -216,6 +221,19 @@ def put_journal_entry(transaction: WriteTransaction, row: JournalRow) -> int:
     return sequence
 
 
+def delete_journal_entry(transaction: WriteTransaction, sequence: int, row: JournalRow) -> None:
+    """Forget what was done; its sequence number is never given again."""
+    key = id_key(sequence)
+    transaction.delete(JOURNAL, key)
+    if row.document_id is not None:
+        transaction.delete(JOURNAL_BY_DOCUMENT, id_key(row.document_id), key)
+
+
+def put_identity(transaction: WriteTransaction, row: IdentityRow) -> None:
+    """Say which catalog this is."""
+    transaction.put(META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, row))
+
+
 def delete_document(transaction: WriteTransaction, document_id: int, row: DocumentRow) -> None:
     """Take a document away with all that hangs on it: variants, conflicts, sightings, links."""
     prefix = id_key(document_id)
@@ -261,6 +279,27 @@ def _put_index_rows(
         transaction.delete(table, key, value)
     for table, key in added:
         transaction.put(table, key, value, append=old is None and table.sets)
+
+
+def set_derived_row(transaction: WriteTransaction, table: Table, key: bytes, value: bytes, *, wanted: bool) -> None:
+    """Make a row of a table without checksums be there or not, where it was found not to follow from what it should."""
+    if wanted:
+        transaction.put(table, key, value)
+    else:
+        transaction.delete(table, key, value if table.sets else b"")
+    if table in {BY_SHA256, VARIANTS_BY_SHA256}:
+        recount_duplicates(transaction, key)
+
+
+def recount_duplicates(transaction: WriteTransaction, digest: bytes) -> None:
+    """Count anew who carries a digest; of a count that cannot be read, the totals know nothing."""
+    value = transaction.get(DUPLICATES, digest)
+    if value is not None:
+        try:
+            DUPLICATE_CODEC.decode(digest, value)
+        except CatalogError:
+            transaction.delete(DUPLICATES, digest)
+    _count_duplicates_of(transaction, digest)
 
 
 def _count_duplicates(

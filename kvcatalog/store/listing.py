@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TypeVar
 
 from kvcatalog.clock import from_micros
+from kvcatalog.errors import JournalPrunedError
 from kvcatalog.kv.keys import prefix_end
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction
@@ -52,7 +53,7 @@ from kvcatalog.store import reading
 from kvcatalog.store.protocol import HaveKind
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.searching import STEP_ROWS
-from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, read_counter
+from kvcatalog.store.tally import DOCUMENT_ID, PRUNED_SEQUENCE, VARIANT_ID, read_counter
 from kvcatalog.values import is_digest
 
 Row = TypeVar("Row", DocumentRow, VariantRow)
@@ -172,8 +173,13 @@ def conflicts(
     return [reading.conflict(key, row, roots) for key, row in rows], _last(rows)
 
 
-def journal(transaction: ReadTransaction, after: int, document_id: int | None) -> tuple[list[JournalEntry], int | None]:
+def journal(
+    transaction: ReadTransaction, after: int, document_id: int | None, *, complete: bool
+) -> tuple[list[JournalEntry], int | None]:
     """Return the next entries of the journal with a sequence number above `after`."""
+    pruned_to = read_counter(transaction, PRUNED_SEQUENCE).count if complete else 0
+    if after < pruned_to:
+        raise JournalPrunedError(after, pruned_to)
     if document_id is None:
         keys: Iterator[bytes] = (key for key, _ in transaction.items(JOURNAL, id_key(after + 1)))
     else:

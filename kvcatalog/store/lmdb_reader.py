@@ -23,6 +23,7 @@ from kvcatalog.models import (
     Conflict,
     DocumentRecord,
     DuplicateGroup,
+    Finding,
     JournalEntry,
     Page,
     Possession,
@@ -35,7 +36,7 @@ from kvcatalog.models import (
 from kvcatalog.store import listing, reading, searching
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.tally import BLOB_EPOCH, read_counter
+from kvcatalog.store.tally import BLOB_EPOCH, JOURNAL_SEQUENCE, PRUNED_SEQUENCE, read_counter
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -273,14 +274,35 @@ class LmdbReader:
             values.record_id("document_id", document_id)
         return self._stepwise(lambda txn, roots, after: listing.conflicts(txn, roots, after, document_id))
 
-    def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
+    def journal(
+        self, *, after: int = 0, document_id: int | None = None, complete: bool = False
+    ) -> Iterator[JournalEntry]:
         """See CatalogStore."""
         values.size("after", after)
         if document_id is not None:
             values.record_id("document_id", document_id)
         return self._stepwise(
-            lambda txn, _, position: listing.journal(txn, after if position is None else position, document_id)
+            lambda txn, _, position: listing.journal(
+                txn, after if position is None else position, document_id, complete=complete
+            )
         )
+
+    def journal_start(self) -> int:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return read_counter(transaction, PRUNED_SEQUENCE).count + 1
+
+    def journal_end(self) -> int:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return read_counter(transaction, JOURNAL_SEQUENCE).count
+
+    def audit(self, progress: Callable[[int, int], object] | None = None) -> Iterator[Finding]:
+        """See CatalogStore."""
+        from kvcatalog.store.auditing import audit  # lookups do without it
+
+        with self._read() as transaction:
+            yield from audit(transaction, progress or (lambda _done, _total: None))
 
     def roots(self) -> list[Root]:
         """See CatalogStore."""

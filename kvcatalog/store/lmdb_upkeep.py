@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+
+from msgspec import structs
 
 from kvcatalog import values
+from kvcatalog.clock import to_micros
+from kvcatalog.errors import CorruptRecordError
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.models import BlobCheck, Root
+from kvcatalog.models import BlobCheck, CatalogIdentity, Finding, JournalPruning, Root
 from kvcatalog.schema import RootRow
-from kvcatalog.store import operations
+from kvcatalog.store import lifetime, operations
 from kvcatalog.store.lmdb_writing import LmdbWriting
 from kvcatalog.store.operations import Scribe
+from kvcatalog.store.tally import JOURNAL_SEQUENCE, read_counter
+
+_REPAIRED_AT_ONCE = 500
 
 
 class LmdbUpkeep(LmdbWriting):
@@ -50,3 +59,47 @@ class LmdbUpkeep(LmdbWriting):
         from kvcatalog.store import checking
 
         self._write(lambda txn, scribe: checking.end_quarantine(txn, check, scribe))
+
+    def prune_journal(self, before: datetime, *, dry_run: bool = False, reason: str | None = None) -> JournalPruning:
+        """See CatalogStore."""
+        cutoff = to_micros(values.moment("before", before))
+        count, last = 0, None
+        with self._read() as transaction:
+            # What pruning itself writes down is newer than all that goes, whatever the clock says.
+            up_to = read_counter(transaction, JOURNAL_SEQUENCE).count
+            if dry_run:
+                for last in lifetime.old_entries(transaction, before=cutoff, up_to=up_to):  # noqa: B007 - the last counts
+                    count += 1
+                return lifetime.pruning(count, last)
+        done = JournalPruning(0, None, None)
+        while True:
+            step = self._write(lambda txn, scribe: lifetime.prune_journal(txn, cutoff, up_to, scribe), reason)
+            if not step.entries:
+                return done
+            done = JournalPruning(done.entries + step.entries, step.last_sequence, step.last_at)
+
+    def repair(self, findings: Iterable[Finding], *, reason: str | None = None) -> Iterator[Finding]:
+        """See CatalogStore."""
+        from kvcatalog.store.repairing import repair  # only who audits needs it
+
+        waiting = iter(findings)
+        while batch := list(islice(waiting, _REPAIRED_AT_ONCE)):
+            try:
+                done = self._write(lambda txn, scribe: repair(txn, batch, scribe), reason)
+            except CorruptRecordError:
+                done = [self._repaired_alone(finding, reason) for finding in batch]
+            for finding, repaired in zip(batch, done, strict=True):
+                yield structs.replace(finding, repaired=repaired)
+
+    def _repaired_alone(self, finding: Finding, reason: str | None) -> bool:
+        from kvcatalog.store.repairing import repair
+
+        try:
+            return self._write(lambda txn, scribe: repair(txn, [finding], scribe), reason)[0]
+        except CorruptRecordError:  # it derives from what cannot be read
+            return False
+
+    def begin_generation(self, *, reason: str | None = None) -> CatalogIdentity:
+        """See CatalogStore."""
+        self.identity = self._write(lifetime.begin_generation, reason)
+        return self.identity

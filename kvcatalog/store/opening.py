@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kvcatalog.clock import now_micros
-from kvcatalog.errors import CatalogMissingError, DatabaseDamagedError, UnsupportedFormatError
+from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, DatabaseDamagedError, UnsupportedFormatError
 from kvcatalog.kv.engine import translate_os_error
 from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
 from kvcatalog.kv.preflight import DATA_FILE, refuse_network_file_system
@@ -24,6 +24,9 @@ from kvcatalog.schema import (
 )
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 
+BACKUP_FILE = "backup.json"
+"""The manifest of a backup; what lies beside it is never written to."""
+
 MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {}
 """For each format version but the newest: what turns a catalog of that version into one of the next."""
 
@@ -36,10 +39,12 @@ def open_lmdb_catalog(
     durable: bool = True,
     map_size_bytes: int | None = None,
     command: str = "library",
+    locking: bool = True,
 ) -> LmdbCatalog:
     """Open the catalog in a folder, making or migrating it where that is needed and allowed.
 
-    A migration is one transaction a version: killed in the middle, it starts again from the last version reached.
+    A migration is one transaction a version: killed in the middle, it starts again from the last version reached. A
+    backup is opened for reading only, and like whatever nobody writes to without `locking`.
     """
     folder = os.path.abspath(path)
     if not os.path.exists(os.path.join(folder, DATA_FILE)):
@@ -47,7 +52,13 @@ def open_lmdb_catalog(
         if read_only or not create:
             raise CatalogMissingError(f"{folder}: there is no catalog")
         _create(folder)
-    with _opened(folder, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes) as environment:
+    if os.path.exists(os.path.join(folder, BACKUP_FILE)):
+        if not read_only:
+            raise CatalogUnavailableError(f"{folder} is a backup: restore it to a new place, and write there")
+        locking = False
+    with _opened(
+        folder, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes, locking=locking
+    ) as environment:
         version = _format_version(environment)
         if version > FORMAT_VERSION:
             raise UnsupportedFormatError(f"{folder} has format {version}; this version knows up to {FORMAT_VERSION}")
@@ -61,7 +72,9 @@ def open_lmdb_catalog(
 
 
 @contextmanager
-def _opened(folder: str, *, read_only: bool, durable: bool, map_size_bytes: int | None) -> Iterator[Environment]:
+def _opened(
+    folder: str, *, read_only: bool, durable: bool, map_size_bytes: int | None, locking: bool
+) -> Iterator[Environment]:
     """Open an environment and close it again if what follows fails."""
     environment = open_environment(
         folder,
@@ -69,6 +82,7 @@ def _opened(folder: str, *, read_only: bool, durable: bool, map_size_bytes: int 
         map_size_bytes=MAP_SIZE_BYTES if map_size_bytes is None else map_size_bytes,
         read_only=read_only,
         durable=durable,
+        locking=locking,
     )
     try:
         yield environment

@@ -207,7 +207,7 @@ def delete_document(transaction: WriteTransaction, document_id: int, scribe: Scr
     """Take a document and all that hangs on it out of the catalog; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
     changes.delete_document(transaction, document_id, old)
-    _write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, Target(document_id))
+    write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, Target(document_id))
     return old
 
 
@@ -221,7 +221,7 @@ def delete_variant(
     variant_id, old = found
     changes.delete_variant(transaction, variant_id, old)
     target = Target(document_id, variant_id, name)
-    _write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, target)
+    write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, target)
     return found
 
 
@@ -251,7 +251,7 @@ def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Roo
         transaction.put(ROOTS, key, ROOT_CODEC.encode(key, new))
         version = int.from_bytes(os.urandom(7), "big")
         transaction.put(META, ROOTS_VERSION_KEY, NUMBER_CODEC.encode(ROOTS_VERSION_KEY, version))
-        _write_journal(transaction, "root", {"uri": (None if old is None else old.uri, root.uri)}, scribe)
+        write_journal(transaction, "root", {"uri": (None if old is None else old.uri, root.uri)}, scribe)
     return root
 
 
@@ -389,7 +389,7 @@ def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, s
     differences = _differences(old, new, scribe.roots)
     if action == "enrich" and "storage_uri" in differences and old.path is not None:
         changes.put_link(transaction, LinkRow(target.document_id, old.root, old.path))
-    _write_journal(transaction, action, differences, scribe, target)
+    write_journal(transaction, action, differences, scribe, target)
 
 
 def _differences(old: Row, new: Row | None, roots: RootMap) -> Changes:
@@ -417,9 +417,10 @@ def _facts(row: DocumentRow | VariantRow, roots: RootMap) -> dict[str, str | int
     }
 
 
-def _write_journal(
+def write_journal(
     transaction: WriteTransaction, action: str, differences: Changes, scribe: Scribe, target: Target | None = None
 ) -> None:
+    """Write down what was done to what."""
     document_id, variant_id = (None, None) if target is None else (target.document_id, target.variant_id)
     row = JournalRow(scribe.now, action, document_id, variant_id, scribe.command, scribe.reason, differences)
     changes.put_journal_entry(transaction, row)

@@ -8,7 +8,7 @@ durable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from os import PathLike
@@ -23,7 +23,9 @@ from kvcatalog.models import (
     Conflict,
     DocumentRecord,
     DuplicateGroup,
+    Finding,
     JournalEntry,
+    JournalPruning,
     OnConflict,
     Page,
     Possession,
@@ -294,8 +296,51 @@ class CatalogStore(Protocol):
         """Yield the conflicts of a document, or all."""
         ...
 
-    def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
-        """Yield what was done to stored things, from the first sequence number above `after` on."""
+    def journal(
+        self, *, after: int = 0, document_id: int | None = None, complete: bool = False
+    ) -> Iterator[JournalEntry]:
+        """Yield what was done to stored things, from the first sequence number above `after` on.
+
+        With `complete` JournalPrunedError tells that not all of these entries are there any more.
+        """
+        ...
+
+    def journal_start(self) -> int:
+        """Return the sequence number from which on the journal is complete: 1 unless it was pruned."""
+        ...
+
+    def journal_end(self) -> int:
+        """Return the last sequence number that the journal gave, 0 if none."""
+        ...
+
+    def prune_journal(self, before: datetime, *, dry_run: bool = False, reason: str | None = None) -> JournalPruning:
+        """Forget the entries at the journal's beginning that are older than a time, up to the first that is not.
+
+        It goes a step at a time, each written down itself, so it may be interrupted. A dry run only counts.
+        """
+        ...
+
+    def audit(self, progress: Callable[[int, int], object] | None = None) -> Iterator[Finding]:
+        """Yield all that is wrong with what the catalog keeps, of one moment; nothing is changed.
+
+        A snapshot is held until the iterator ends. `progress` is told how many steps of how many are done. Of a damaged
+        database file the process may die: `kvcatalog.audit` looks at it from another one.
+        """
+        ...
+
+    def repair(self, findings: Iterable[Finding], *, reason: str | None = None) -> Iterator[Finding]:
+        """Derive anew what audits found to be wrong and can be derived, and yield each finding with what came of it.
+
+        Each is judged again first, so others may write meanwhile, and each repair stands in the journal. What follows
+        from a counter that cannot be read comes behind that.
+        """
+        ...
+
+    def begin_generation(self, *, reason: str | None = None) -> CatalogIdentity:
+        """Become another catalog than all others made from the same files, as is right for a restored backup.
+
+        The storage roots stay with the former generation until they are adopted.
+        """
         ...
 
     def verify(self, record_id: int, *, cfg_storage: StorageConfig | None = None) -> Verification:

@@ -8,6 +8,7 @@ from kvcatalog.schema import COUNTER_CODEC, COUNTERS, CounterRow, counter_key
 DOCUMENT_ID = "last document id"
 VARIANT_ID = "last variant id"
 JOURNAL_SEQUENCE = "last journal sequence"
+PRUNED_SEQUENCE = "last pruned journal sequence"
 HOLD_ID = "last hold id"
 BLOB_EPOCH = "blob epoch"
 FORGOTTEN_EPOCH = "forgotten blob epoch"
@@ -49,9 +50,13 @@ class Tally:
         row = self.rows[name, ""] = self._row(name, "").plus(count, 0)
         return row.count - count + 1
 
-    def last(self, name: str) -> int:
-        """Return the last id of a kind that was given, 0 if none was."""
-        return self._row(name, "").count
+    def last(self, name: str, label: str = "") -> int:
+        """Return a count as it stands; of ids the last that was given, 0 if none was."""
+        return self._row(name, label).count
+
+    def forget_unreadable(self, name: str, label: str = "") -> None:
+        """Let a counter that cannot be read begin at nothing."""
+        self.rows[name, label] = CounterRow(0, 0, 0, label)
 
     def raise_to(self, name: str, number: int) -> None:
         """Make a counter at least as high as a number."""

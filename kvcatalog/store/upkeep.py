@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from kvcatalog.errors import CatalogError
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
     CHECK_CODEC,
@@ -21,6 +22,8 @@ from kvcatalog.schema import (
     time_key,
 )
 from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, HOLD_ID, Tally
+
+_TIME_BYTES = 8
 
 
 def put_check(transaction: WriteTransaction, row: CheckRow) -> None:
@@ -40,6 +43,22 @@ def forget_check(transaction: WriteTransaction, root: int | None, path: str) -> 
     transaction.delete(CHECKS, key)
     transaction.delete(CHECKS_BY_TIME, time_key(CHECK_CODEC.decode(key, value).at) + key)
     return True
+
+
+def forget_unreadable_check(transaction: WriteTransaction, key: bytes) -> bool:
+    """Forget the check of a location's key that cannot be read, and its turn; False if it can be."""
+    value = transaction.get(CHECKS, key)
+    try:
+        if value is not None:
+            CHECK_CODEC.decode(key, value)
+    except CatalogError:
+        pass
+    else:
+        return False
+    turns = [turn for turn, _ in transaction.items(CHECKS_BY_TIME) if turn[_TIME_BYTES:] == key]
+    for turn in turns:
+        transaction.delete(CHECKS_BY_TIME, turn)
+    return transaction.delete(CHECKS, key)
 
 
 def put_condemned(transaction: WriteTransaction, row: CondemnedRow) -> None:

@@ -1,0 +1,36 @@
+"""Giving back the pages that a catalog's file has free, since LMDB only uses them again."""
+
+from __future__ import annotations
+
+import os
+
+from msgspec import Struct
+
+from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError
+from kvcatalog.kv.compaction import compact_environment
+from kvcatalog.kv.preflight import DATA_FILE
+from kvcatalog.store.opening import BACKUP_FILE
+from kvcatalog.uris import absolute_path
+
+
+class Compaction(Struct, frozen=True):
+    """How large a catalog's file was, and is, in bytes."""
+
+    path: str
+    bytes_before: int
+    bytes_after: int
+
+
+def compact(path: str | os.PathLike[str]) -> Compaction:
+    """Put a compact copy in the place of a catalog's file, checked to hold the same rows.
+
+    Nobody may have the catalog open, this process included: CatalogLockedError. Who opens it meanwhile waits, up to ten
+    seconds, then has that error. The copy takes its place in one step, so a crash leaves the one or the other. As much
+    room as the rows need must be free beside it: StorageFullError, CatalogMissingError, DatabaseDamagedError.
+    """
+    folder = absolute_path(path)
+    if not os.path.exists(os.path.join(folder, DATA_FILE)):
+        raise CatalogMissingError(f"{folder}: there is no catalog")
+    if os.path.exists(os.path.join(folder, BACKUP_FILE)):
+        raise CatalogUnavailableError(f"{folder} is a backup, and stays as it is")
+    return Compaction(folder, *compact_environment(folder))

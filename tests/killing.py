@@ -1,0 +1,82 @@
+"""Work that is killed before each of its steps: each call that changes something on disk, and each commit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kvcatalog.kv.transaction import WriteTransaction
+from tests.support import HANG_SECONDS, forked
+
+WRITES = ("write", "pwrite")
+STEPS = (*WRITES, "link", "rename", "unlink", "mkdir", "rmdir", "fsync", "fchmod", "fchown", "truncate", "ftruncate")
+
+Meet = Callable[[str, Callable[[], object]], object]
+
+
+def steps_of(work: Callable[[], object]) -> list[str]:
+    """Return the names of the steps of some work, which is done in a forked process."""
+
+    def watched() -> list[str]:
+        names: list[str] = []
+        _watch_all(lambda name, _: names.append(name))
+        work()
+        return list(names)
+
+    steps: list[str] = forked(watched)
+    return steps
+
+
+def deaths(work: Callable[[], object], again: Callable[[], object]) -> Iterator[str]:
+    """Kill the work at every step, and yield each time how far it came; `again` sets up what is there before it."""
+    again()
+    steps = steps_of(work)
+    for step, name in enumerate([*steps, "end"]):
+        for halfway in (False, True) if name in WRITES else (False,):
+            again()
+            _die_at(work, step, halfway=halfway)
+            yield f"{'in' if halfway else 'before'} step {step} of {len(steps)}, {name}"
+
+
+def _die_at(work: Callable[[], object], step: int, *, halfway: bool) -> None:
+    met = 0
+
+    def meet(_name: str, half: Callable[[], object]) -> None:
+        nonlocal met
+        if met == step:
+            if halfway:
+                half()
+            os.kill(os.getpid(), signal.SIGKILL)
+        met += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads of the test runner
+        process = os.fork()
+    if not process:
+        signal.alarm(HANG_SECONDS)
+        try:
+            _watch_all(meet)
+            work()
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def _watch_all(meet: Meet) -> None:
+    for name in STEPS:
+        _watch(os, name, meet)
+    _watch(WriteTransaction, "_end", meet)
+
+
+def _watch(owner: Any, name: str, meet: Meet) -> None:
+    real = getattr(owner, name)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        meet(name, lambda: real(args[0], args[1][: len(args[1]) // 2], *args[2:]))
+        return real(*args, **kwargs)
+
+    setattr(owner, name, watched)
