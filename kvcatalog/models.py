@@ -124,6 +124,13 @@ class Reference(Struct, frozen=True, gc=False):
     sha256: str | None
 
 
+class Link(Struct, frozen=True, gc=False):
+    """A further place of a blob that a document owns."""
+
+    document_id: int
+    storage_uri: str
+
+
 class Sighting(Struct, frozen=True, gc=False):
     """A later run met a document that an earlier one had registered."""
 
@@ -189,6 +196,14 @@ class CatalogIdentity(Struct, frozen=True, gc=False):
     created_at: datetime
 
 
+class CatalogPosition(Struct, frozen=True, gc=False):
+    """A moment of a catalog by what had been given out: the last sequence number of its journal, and the last ids."""
+
+    journal: int
+    document: int
+    variant: int
+
+
 class Totals(Struct, frozen=True, gc=False):
     """How many documents, and the sum of their sizes in bytes."""
 
@@ -223,11 +238,13 @@ class CatalogStats(Struct, frozen=True, gc=False):
 __all__ = [
     "UNSET",
     "CatalogIdentity",
+    "CatalogPosition",
     "CatalogStats",
     "Conflict",
     "DocumentRecord",
     "DuplicateGroup",
     "JournalEntry",
+    "Link",
     "OnConflict",
     "Outcome",
     "Page",

@@ -75,13 +75,15 @@ def put_document(transaction: WriteTransaction, document_id: int, old: DocumentR
     _count_duplicates(transaction, old, new)
 
 
-def put_new_documents(transaction: WriteTransaction, first_id: int, rows_by_key: dict[bytes, DocumentRow]) -> None:
-    """Store new documents under consecutive ids, with index rows and counters, each table in the order of its keys.
+def put_new_documents(
+    transaction: WriteTransaction, numbers: Iterable[int], rows_by_key: dict[bytes, DocumentRow]
+) -> None:
+    """Store new documents under ascending ids, with index rows and counters, each table in the order of its keys.
 
     `rows_by_key` has them under their composite keys.
     """
     rows = list(rows_by_key.values())
-    ids = [id_key(number) for number in range(first_id, first_id + len(rows))]
+    ids = [id_key(number) for number in numbers]
     encode = DOCUMENT_CODEC.encode
     transaction.put_many(DOCUMENTS, ((key, encode(key, row)) for key, row in zip(ids, rows, strict=True)), append=True)
     digests = sorted([row.digest for row in rows if row.digest is not None])
