@@ -43,6 +43,26 @@ def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progre
 
 
 @contextmanager
+def count_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[int, int | None], object]]:
+    """Show a line that counts while the context lasts; yields a function that takes a count and the total, if known."""
+    if not is_wanted or not sys.stderr.isatty():
+        yield lambda _count, _total: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed} {task.description}", markup=False),
+        progress.TimeElapsedColumn(),
+    )
+    console = Console(file=sys.__stderr__)
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda count, total: bar.update(task, completed=count, total=total)
+
+
+@contextmanager
 def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
     """Show a line that follows downloads while the context lasts; yields a function that takes the counts so far."""
     if not is_wanted or not sys.stderr.isatty():

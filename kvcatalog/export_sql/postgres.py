@@ -119,7 +119,7 @@ class Postgres:
                 self._execute(index.postgres_of_long_keys if index.name in self._long else index.sqlite)
         for name, last in sequences(position).items():
             if last:
-                self._execute(f"SELECT setval(pg_get_serial_sequence('{name}', '{tables()[name].key}'), {last});")
+                self._execute(f"ALTER TABLE {name} ALTER COLUMN {tables()[name].key} RESTART WITH {last + 1};")
         self._execute("COMMIT;")
 
     def _lines(self, table: SqlTable, rows: list[FlatRow]) -> bytes:
