@@ -98,8 +98,8 @@ def export_to_postgres(
     with catalog.snapshot() as snapshot, connected(dsn) as server:
         run = _Run(snapshot, catalog, where, since, progress)
         target = Postgres(server)
-        if since is not None:
-            target.update()
+        if run.since is not None:
+            target.update(run.since)
         else:
             if not force:
                 server.refuse_what_is_there()
@@ -115,7 +115,7 @@ def _sqlite_file(run: _Run, path: str, stack: ExitStack, *, force: bool) -> int:
                 raise InvalidValueError("since", f"there is no file {path} to bring up to date")
             with sqlite_files.opened(path) as connection:
                 target = SqliteFile(connection)
-                target.update()
+                target.update(run.since)
                 run.fill(target)
             return os.stat(path).st_size
         with new_file(path, force=force) as file:
@@ -139,7 +139,7 @@ def _text(run: _Run, write: Callable[[bytes], object], form: Format, table: str)
     if run.since is None:
         target.create()
     else:
-        target.update()
+        target.update(run.since)
     run.fill(target)
 
 

@@ -61,14 +61,23 @@ class Postgres:
     def create(self, *, replace: bool = False) -> None:
         """See Target; with `replace` the tables of an earlier export go first."""
         self._is_new = True
-        self.update()
+        self._begin()
         if replace:
             self._execute(f"DROP TABLE IF EXISTS {', '.join(tables())};")
         for table in tables().values():
             self._execute(table.postgres)
 
-    def update(self) -> None:
-        """Begin the transaction."""
+    def update(self, since: CatalogPosition) -> None:
+        """See Target."""
+        self._begin()
+        for name, number in sequences(since).items():
+            sequence = f"{name}_{tables()[name].key}_seq"
+            self._execute(
+                f"DO $$BEGIN IF (SELECT last_value + is_called::int FROM {sequence}) <= {number} THEN "
+                f"RAISE EXCEPTION 'the tables are an export from before the position of this one'; END IF; END$$;"
+            )
+
+    def _begin(self) -> None:
         self._execute("BEGIN;")
         self._execute("SET LOCAL client_min_messages = warning;")
 

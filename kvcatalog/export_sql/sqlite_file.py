@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvcatalog.errors import SqlSourceError
+from kvcatalog.errors import InvalidValueError, SqlSourceError
 from kvcatalog.models import CatalogPosition
 from kvcatalog.sql_schema import SqlTable, tables
 from kvcatalog.sqlite_files import Connection
@@ -30,14 +30,17 @@ class SqliteFile:
         for table in tables().values():
             self._execute(table.sqlite)
 
-    def update(self) -> None:
-        """Begin to bring the file up to date; others see either all of it or nothing."""
+    def update(self, since: CatalogPosition) -> None:
+        """See Target; others see either all of it or nothing."""
         self._execute("PRAGMA foreign_keys=OFF")
         self._execute("BEGIN IMMEDIATE")
         for table in tables().values():
             found = tuple(name for _, name, *_ in self._execute(f"PRAGMA table_info({table.name})"))
             if found != table.names:
                 raise SqlSourceError(f"table {table.name} is not as an export makes it")
+        last = dict(self._execute("SELECT name, seq FROM sqlite_sequence"))
+        if any(last.get(name, 0) < number for name, number in sequences(since).items()):
+            raise InvalidValueError("since", "the file is an export from before that")
 
     def insert(self, table: SqlTable, batches: Iterable[list[FlatRow]]) -> int:
         """See Target."""

@@ -18,12 +18,20 @@ class SqliteText:
 
     def create(self) -> None:
         """See Target."""
-        self.update()
+        self._begin()
         for table in tables().values():
             self._say(table.sqlite)
 
-    def update(self) -> None:
-        """Begin the script."""
+    def update(self, since: CatalogPosition) -> None:
+        """See Target; the constraint of a temporary table is what ends the script."""
+        self._begin()
+        self._say("CREATE TEMP TABLE kvcatalog_export (is_recent_enough CHECK (is_recent_enough));")
+        for name, number in sequences(since).items():
+            last = f"coalesce((SELECT seq FROM sqlite_sequence WHERE name='{name}'), 0)"
+            self._say(f"INSERT INTO kvcatalog_export VALUES({last} >= {number});")
+        self._say("DROP TABLE temp.kvcatalog_export;")
+
+    def _begin(self) -> None:
         # Without .bail the program would go on behind an error, and commit what is left.
         self._say(".bail on", "PRAGMA foreign_keys=OFF;", "BEGIN;")
 

@@ -14,11 +14,15 @@ class Target(Protocol):
     """Takes the rows of one export, in the order of the calls.
 
     A whole export is `create`, an `insert` for each table, `finish`. One that brings an earlier export up to date has
-    no `create`, and `clear`, `delete` and `replace` before the inserts.
+    `update` in place of `create`, and `clear`, `delete` and `replace` before the inserts.
     """
 
     def create(self) -> None:
         """Make the tables."""
+        ...
+
+    def update(self, since: CatalogPosition) -> None:
+        """Begin to bring tables up to date, and refuse those that are from before a position."""
         ...
 
     def insert(self, table: SqlTable, batches: Iterable[list[FlatRow]]) -> int:

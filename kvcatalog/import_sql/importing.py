@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from kvcatalog.errors import InvalidValueError, SqlSourceError
@@ -71,17 +71,14 @@ def import_sql(
 
 
 def _continues(catalog: CatalogStore, source: Source) -> bool:
-    """Tell whether ids can be kept: nothing is there, or the last document is one of the source's."""
-    stats = catalog.stats()
-    if not stats.documents:
-        return not stats.last_document_id and not stats.last_variant_id
-    (last,) = catalog.search(sort="id", reverse=True, limit=1).records
-    found = [_try(rows.document, row) for row in source.rows("documents", "WHERE id=?", (last.id,))]
-    return any(isinstance(record, DocumentRecord) and _key(record) == _key(last) for record in found)
-
-
-def _key(record: DocumentRecord) -> tuple[int, str, str, str]:
-    return record.id, record.artifact_id, record.source_url, record.resolver
+    """Tell whether ids can be kept: every document that is there, if any, is the source's with that id."""
+    theirs = source.rows("documents")
+    with catalog.snapshot() as snapshot:
+        if not snapshot.document_count:
+            return not (snapshot.position.document or snapshot.position.variant)
+        # Ids ascend on both sides; what the source has and the catalog has not was refused, or is to come.
+        documents = chain.from_iterable(snapshot.documents())
+        return all(any(row[:4] == document[:4] for row in theirs) for document in documents)
 
 
 def _try(make: Callable[[rows.Row], Record], row: rows.Row) -> Record | InvalidValueError:
