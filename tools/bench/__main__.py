@@ -1,4 +1,4 @@
-"""The catalog beside its baselines: registration, bulk, lookups, figures, size and growth.
+"""The catalog beside its baselines: registration, bulk, lookups, figures, exports, size and growth.
 
     python -m tools.bench --dir /a/real/disk --json figures.json
     python -m tools.bench --only threads-16 bulk --records 100000
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bench import asking, bulk, durable, growth
+from tools.bench import asking, bulk, durable, exporting, growth
 from tools.bench.parts import Bench, Row, machine, scratch, table
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "bulk": bulk.measure,
     "lookups": asking.measure_lookups,
     "figures": asking.measure_figures,
+    "export": exporting.measure,
     "growth": growth.measure,
 }
 
