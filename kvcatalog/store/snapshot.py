@@ -33,7 +33,7 @@ from kvcatalog.store.protocol import FlatRow
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import DOCUMENT_ID, JOURNAL_SEQUENCE, VARIANT_ID, read_counter
 
-ROWS = 2000
+ROWS = 500
 """Rows that are handed out together."""
 
 Item = TypeVar("Item")
@@ -137,10 +137,16 @@ class LmdbSnapshot:
 
     def _documents(self, rows: Iterable[tuple[int, DocumentRow]]) -> list[FlatRow]:
         """Return documents as flat rows; nearly all the time of an export is spent here and in decoding."""
-        roots, starts, text = self._roots, self._cas_starts, micros_to_text
+        roots, starts = self._roots, self._cas_starts
         flat: list[FlatRow] = []
+        second, start = None, ""
         for document_id, row in rows:
-            digest, path, created = row.digest, row.path, text(row.created)
+            digest, path = row.digest, row.path
+            # Times of documents that follow each other are close together.
+            seconds, rest = divmod(row.created, 1_000_000)
+            if seconds != second:
+                second, start = seconds, micros_to_text(row.created)[:-7]
+            created = f"{start}{rest:06d}Z"
             digits = None if digest is None else digest.hex()
             if path is None and digits is not None and row.root in starts:
                 uri = f"{starts[row.root]}{digits[:2]}/{digits[2:]}"
@@ -157,7 +163,7 @@ class LmdbSnapshot:
                     digits,
                     uri,
                     created,
-                    text(row.created + row.updated_after) if row.updated_after else created,
+                    micros_to_text(row.created + row.updated_after) if row.updated_after else created,
                     row.run_id,
                 )
             )

@@ -1,7 +1,7 @@
 """export-sql beside what the databases' own programs do with the same rows: `sqlite3 .import`, and `pg_dump`.
 
-`.import` reads them from CSV into the same table with the same indexes, made before or after; `pg_dump` writes that table
-from a server that has it in memory. All but `pg_dump` flush what they wrote.
+`.import` reads them from CSV into the same table with the same indexes, made before or after. `pg_dump` writes that
+table from a server that has it in memory. All but `pg_dump` flush what they wrote.
 """
 
 from __future__ import annotations
