@@ -48,8 +48,10 @@ from kvcatalog.models import (
     RegistrationRequest,
     Root,
     Sighting,
+    SightingRequest,
     VariantRecord,
     VariantRegistration,
+    VariantRegistrationRequest,
 )
 from kvcatalog.store import open_catalog
 
@@ -108,6 +110,7 @@ __all__ = [
     "RootOwnershipError",
     "RootUnreachableError",
     "Sighting",
+    "SightingRequest",
     "SqlImportReport",
     "SqlServerError",
     "SqlSourceError",
@@ -120,6 +123,7 @@ __all__ = [
     "UnsupportedFormatError",
     "VariantRecord",
     "VariantRegistration",
+    "VariantRegistrationRequest",
     "__version__",
     "adopt_root",
     "export_sql",

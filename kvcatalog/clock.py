@@ -28,6 +28,7 @@ def to_micros(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+@lru_cache(maxsize=256)  # what was registered together has one time
 def from_micros(micros: int) -> datetime:
     """Return microseconds since 1970-01-01 UTC as an aware datetime in UTC; OverflowError outside years 1 to 9999."""
     return _EPOCH + timedelta(microseconds=micros)

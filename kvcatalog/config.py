@@ -56,6 +56,11 @@ class CatalogConfig(_Section):
 
     `path` is a folder, or `dynamodb://TABLE?region=…` with the backend dynamodb. `retention_days` 0 keeps for ever.
     With `enabled` false nothing is hashed for the catalog or registered.
+
+    With `durability` "relaxed" a commit saves one of its two flushes, and its answers come before the other. What a
+    crash of the operating system or a loss of power may undo is the last commit of all processes, as a whole: up to
+    1,024 calls that shared it, or one batch of `register_many`. Everything before it stands, the file is sound, and
+    nothing is lost when a process dies. Closing flushes.
     """
 
     enabled: bool = True

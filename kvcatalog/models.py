@@ -67,6 +67,29 @@ class RegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):
     links: tuple[str, ...] = ()
 
 
+class VariantRegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):
+    """What `register_variants` takes for each variant; `created_at` None means the moment of registration."""
+
+    document_id: int
+    variant: str
+    storage_uri: str
+    bytes: int
+    content_type: str | None = None
+    sha256: str | None = None
+    created_at: datetime | None = None
+    on_conflict: OnConflict = "keep"
+    blob_epoch: int | None = None
+    links: tuple[str, ...] = ()
+
+
+class SightingRequest(Struct, frozen=True, gc=False):
+    """What `record_sightings` takes for each document that a run met; `seen_at` None means now."""
+
+    document_id: int
+    run_id: str
+    seen_at: datetime | None = None
+
+
 class RegistrationFields(TypedDict):
     """The keywords of `register`, for those who pass them on; the fields of RegistrationRequest."""
 
@@ -255,8 +278,10 @@ __all__ = [
     "RegistrationRequest",
     "Root",
     "Sighting",
+    "SightingRequest",
     "Totals",
     "UnsetType",
     "VariantRecord",
     "VariantRegistration",
+    "VariantRegistrationRequest",
 ]

@@ -350,10 +350,15 @@ KEYS_OF = {index.table: index.keys for index in _LEADING}
 
 def totals_of(row: DocumentRow) -> Iterator[tuple[str, str]]:
     """Yield the counters (name, label) in which a document counts."""
+    return totals(row.resolver, row.content_type, row.digest is None)
+
+
+def totals(resolver: str, content_type: str | None, is_unhashed: bool) -> Iterator[tuple[str, str]]:  # noqa: FBT001
+    """Yield those of documents that are alike in this."""
     yield "documents", ""
-    yield "resolver", row.resolver
-    yield "content type", media_type(row.content_type) or ""
-    if row.digest is None:
+    yield "resolver", resolver
+    yield "content type", media_type(content_type) or ""
+    if is_unhashed:
         yield "unhashed", ""
 
 

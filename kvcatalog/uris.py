@@ -29,6 +29,8 @@ def absolute_path(path: str | os.PathLike[str], base: str | os.PathLike[str] | N
         text = os.path.join(base or "", text)
     if not text.startswith("/"):
         text = os.path.join(os.getcwd(), text)
+    if "/." not in text and "//" not in text and not text.endswith("/"):
+        return text
     normal = os.path.normpath(text)
     return normal[1:] if normal.startswith("//") else normal
 

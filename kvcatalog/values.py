@@ -16,6 +16,7 @@ INTEGER_MAX = 2**63 - 1
 ID_MAX = 2**53 - 1
 """Ids stay exact in every language whose numbers are doubles."""
 
+_DIGEST_DIGITS = 64
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _DIGEST_PREFIX = re.compile(r"[0-9a-fA-F]{1,64}")
 
@@ -46,9 +47,19 @@ def digest(field: str, value: object) -> str | None:
     """Return a SHA-256 in 64 lowercase hex digits; None and the empty string become None."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not is_digest(value):
-        raise InvalidValueError(field, "must be a SHA-256 in 64 hex digits")
-    return value.lower()
+    return raw_digest(field, value).hex()
+
+
+def raw_digest(field: str, value: object) -> bytes:
+    """Return the 32 bytes that 64 hex digits stand for."""
+    if isinstance(value, str) and len(value) == _DIGEST_DIGITS:
+        try:
+            raw = bytes.fromhex(value)
+        except ValueError:
+            raw = b""
+        if 2 * len(raw) == _DIGEST_DIGITS:  # fewer where there was white space
+            return raw
+    raise InvalidValueError(field, "must be a SHA-256 in 64 hex digits")
 
 
 def is_digest(text: str) -> bool:

@@ -50,6 +50,8 @@ def test_the_catalog_is_put_beside_its_baselines(tmp_path: Path) -> None:
         "register_many, 300 new, default batches",
         "register_many, 300 new, 10,000 a commit",
         "register_many, 300 known, default batches",
+        "import-manifest, 300 new",
+        "import-manifest, 300 known",
         "file, bytes a record",
         "live pages, bytes a record",
         "get by key",

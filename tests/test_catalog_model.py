@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kvcatalog import open_catalog
 from kvcatalog.errors import NotFoundError
 from kvcatalog.filters import parse_filter
-from kvcatalog.models import DocumentRecord, RegistrationRequest
+from kvcatalog.models import (
+    DocumentRecord,
+    RegistrationRequest,
+    SightingRequest,
+    VariantRegistration,
+    VariantRegistrationRequest,
+)
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
 
@@ -168,6 +175,30 @@ class CatalogMachine(RuleBasedStateMachine):
                 self.catalog.register_variant(document_id=document_id, variant=name, **content)
             return
         result = self.catalog.register_variant(document_id=document_id, variant=name, **content)
+        self.take_variant(document_id, name, content, result)
+
+    @rule(
+        requests=st.lists(
+            st.tuples(st.integers(1, 6), st.sampled_from(["html", "text"]), contents), min_size=1, max_size=6
+        )
+    )
+    def register_variants(self, requests: list[tuple[int, str, dict[str, Any]]]) -> None:
+        def stream() -> Iterator[VariantRegistration]:
+            return self.catalog.register_variants(
+                [
+                    VariantRegistrationRequest(document_id=document_id, variant=name, **content)
+                    for document_id, name, content in requests
+                ]
+            )
+
+        if any(document_id not in self.documents for document_id, _, _ in requests):
+            with pytest.raises(NotFoundError):
+                list(stream())
+            return
+        for request, result in zip(requests, stream(), strict=True):
+            self.take_variant(*request, result)
+
+    def take_variant(self, document_id: int, name: str, content: dict[str, Any], result: VariantRegistration) -> None:
         old = self.variants.get((document_id, name))
         if old is None:
             self.variants[document_id, name] = content
@@ -197,6 +228,18 @@ class CatalogMachine(RuleBasedStateMachine):
         assert self.catalog.record_sighting(document_id, run) is fresh
         if fresh:
             self.sightings.add((run, document_id))
+
+    @precondition(lambda self: self.documents)
+    @rule(data=st.data(), met=st.lists(runs.filter(bool), min_size=1, max_size=4))
+    def record_sightings(self, data: st.DataObject, met: list[str]) -> None:
+        requests = [SightingRequest(data.draw(st.sampled_from(sorted(self.documents))), run) for run in met]
+        for request, is_fresh in zip(requests, self.catalog.record_sightings(requests), strict=True):
+            pair = (request.run_id, request.document_id)
+            assert is_fresh is (
+                self.documents[request.document_id].run_id != request.run_id and pair not in self.sightings
+            )
+            if is_fresh:
+                self.sightings.add(pair)
 
     @rule()
     def reopen(self) -> None:

@@ -29,7 +29,7 @@ from kvcatalog.config import CatalogConfig, StorageConfig
 from kvcatalog.errors import NotFoundError
 from kvcatalog.fs_layout import FileBlobStore, placing
 from kvcatalog.fs_layout import store as fs_store
-from kvcatalog.kv.writer import Writer
+from kvcatalog.kv.commits import Commits
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
 from tests.support import HANG_SECONDS, forked
@@ -143,7 +143,7 @@ class Steps:
         self._watch(
             os, "open", meet, lambda _path, flags, *_, **__: flags & (os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY)
         )
-        self._watch(Writer, "_commit", meet)
+        self._watch(Commits, "apply", meet)
         for module in (placing, fs_store):
             self._watch(module, "rename_exclusively", meet)
 
@@ -335,10 +335,10 @@ def test_a_call_killed_at_any_step_is_completed_by_the_next(name: str, place: Pl
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        ("cas-new", {"mkdir", "fchmod", "fsync", "link", "_commit", "unlink"}),
-        ("cas-repair", {"open", "flock", "copy_file_range", "link", "rename", "_commit"}),
+        ("cas-new", {"mkdir", "fchmod", "fsync", "link", "apply", "unlink"}),
+        ("cas-repair", {"open", "flock", "copy_file_range", "link", "rename", "apply"}),
         ("cas-other-device", {"open", "copy_file_range", "fchmod", "link"}),
-        ("first-use", {"mkdir", "write", "rename_exclusively", "_commit"}),
+        ("first-use", {"mkdir", "write", "rename_exclusively", "apply"}),
     ],
 )
 def test_the_steps_are_seen_at_which_a_process_dies(name: str, steps: set[str], place: Place) -> None:

@@ -25,7 +25,7 @@ from kvcatalog.errors import (
     OutcomeUnknownError,
     StorageFailedError,
 )
-from kvcatalog.kv import calls, keys, posted, writer
+from kvcatalog.kv import calls, commits, keys, posted, writer
 from kvcatalog.kv.environment import Environment, open_environment
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.kv.writer import Writer
@@ -218,13 +218,13 @@ def test_an_interruption_between_batches_answers_nobody_wrongly(
     environment: Environment, door: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert door.submit(add_one) == 1
-    real = door._commit
+    real = door._commits.apply
 
-    def interrupt_once(_: object) -> None:
-        monkeypatch.setattr(door, "_commit", real)
+    def interrupt_once(*_: object) -> None:
+        monkeypatch.setattr(door._commits, "apply", real)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(door, "_commit", interrupt_once)
+    monkeypatch.setattr(door._commits, "apply", interrupt_once)
     with Answers(door) as calls:
         for _ in range(3):
             calls.submit(add_one)
@@ -237,14 +237,14 @@ def test_an_interruption_between_batches_answers_nobody_wrongly(
 def test_an_interruption_after_the_commit_does_not_repeat_it(
     environment: Environment, door: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = door._commit
+    real = door._commits.apply
 
-    def interrupt_once(batch: Any) -> None:
-        monkeypatch.setattr(door, "_commit", real)
-        real(batch)
+    def interrupt_once(*batch: Any) -> None:
+        monkeypatch.setattr(door._commits, "apply", real)
+        real(*batch)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(door, "_commit", interrupt_once)
+    monkeypatch.setattr(door._commits, "apply", interrupt_once)
     with Answers(door) as calls:
         for _ in range(3):
             calls.submit(add_one)
@@ -401,13 +401,13 @@ def test_close_answers_a_queue_that_nobody_leads(environment: Environment, door:
 
 def test_a_child_of_a_fork_has_a_queue_and_a_token_of_its_own(environment: Environment, door: Writer) -> None:
     door.submit(add_one)
-    token = door._token
+    token = door._commits._token
     with Answers(door) as calls:  # the door is locked while the process forks
         calls.submit(add_one)
         calls.submit(add_one)
 
         def in_child() -> tuple[int, int, bool]:
-            return len(door._waiting), door.submit(add_one), door._token == token
+            return len(door._waiting), door.submit(add_one), door._commits._token == token
 
         assert forked(in_child) == (0, 2, False)
     assert calls.answers == {0: 3, 1: 4}
@@ -426,7 +426,7 @@ def test_tokens_tell_batches_apart(environment: Environment, door: Writer) -> No
     seen = set()
     for number in range(5):
         door.submit(put(keys.unsigned(number)))
-        seen.add(dict(all_rows(environment, TOKENS))[writer.TOKEN_KEY])
+        seen.add(dict(all_rows(environment, TOKENS))[commits.TOKEN_KEY])
     assert len(seen) == 5
 
 
@@ -456,19 +456,19 @@ def assert_set(event: threading.Event) -> None:
 def test_a_second_interruption_loses_nobody(
     environment: Environment, door: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, outcome = door._commit, door._outcome
+    commit, outcome = door._commits.apply, door._commits.outcome
 
-    def commit_once(batch: Any) -> None:
-        monkeypatch.setattr(door, "_commit", commit)
-        commit(batch)
+    def commit_once(*batch: Any) -> None:
+        monkeypatch.setattr(door._commits, "apply", commit)
+        commit(*batch)
         raise KeyboardInterrupt
 
     def outcome_once() -> str:
-        monkeypatch.setattr(door, "_outcome", outcome)
+        monkeypatch.setattr(door._commits, "outcome", outcome)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(door, "_commit", commit_once)
-    monkeypatch.setattr(door, "_outcome", outcome_once)
+    monkeypatch.setattr(door._commits, "apply", commit_once)
+    monkeypatch.setattr(door._commits, "outcome", outcome_once)
     with Answers(door) as calls:
         for _ in range(4):
             calls.submit(add_one)

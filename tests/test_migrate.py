@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import io
+import random
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -576,13 +577,36 @@ def test_a_file_that_cannot_be_hashed_is_counted(
 ) -> None:
     store(manifest.parent / "pdfs/7001.pdf", b"a paper")
 
-    def refuse(_path: Path) -> tuple[str, int]:
+    def refuse(_stream: object) -> tuple[str, int]:
         raise PermissionError
 
-    monkeypatch.setattr("kvcatalog.migrate.batch.sha256_file", refuse)
+    monkeypatch.setattr("kvcatalog.migrate.hashing.sha256_stream", refuse)
     report = import_manifest(write(manifest, V2 | {"sha256": None}), catalog, compute_sha256=True)
     assert (report.registered, report.unhashed_files, report.hashed_files) == (1, 1, 0)
     assert only(catalog).sha256 is None
+
+
+def test_digests_and_the_report_are_the_same_whichever_file_is_read_first(
+    catalog: CatalogStore, manifest: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    lines = []
+    for number in range(120):
+        name = f"{number}.pdf"
+        if number % 7:
+            store(manifest.parent / name, rng.randbytes(rng.choice((0, 10, 3_000_000))))
+        lines.append(V2 | {"work_id": f"W{number % 50}", "path": name, "sha256": None, "html_paths": [name, "5.pdf"]})
+    seen: list[Progress] = []
+    report = import_manifest(write(manifest, *lines), catalog, compute_sha256=True, progress=seen.append)
+    with open_catalog(tmp_path / "one.lmdb") as other, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.cpu_count", lambda: 1)
+        assert import_manifest(manifest, other, compute_sha256=True) == report
+        assert contents(catalog) == contents(other)
+    hashed = [item.hashed_files for item in seen]
+    assert hashed == sorted(hashed)
+    assert len(set(hashed)) > 50, "told while files are read"
+    sizes = [(manifest.parent / f"{number}.pdf").stat().st_size for number in range(120) if number % 7]
+    assert seen[-1].hashed_bytes == sum(sizes) + (manifest.parent / "5.pdf").stat().st_size, "each once, and a variant"
 
 
 def test_segments_are_read_oldest_first(catalog: CatalogStore, manifest: Path) -> None:
@@ -677,7 +701,7 @@ def test_progress_tells_lines_and_bytes(catalog: CatalogStore, manifest: Path, m
     write(manifest.with_name("manifest.jsonl.0000"), *[MISS] * 25)
     import_manifest(write(manifest, *[MISS] * 25), catalog, progress=seen.append)
     size = 50 * len(encoded([MISS]))
-    assert [item.lines for item in seen] == [10, 20, 35, 45, 50]
+    assert [item.lines for item in seen] == [10, 20, 30, 40, 50, 50]
     assert seen[-1] == Progress(50, size, size)
 
 

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kvcatalog.migrate import ImportReport, import_manifest, importing
-from kvcatalog.migrate.lines import Line
+from kvcatalog.migrate.lines import SUCCESS, Line, is_foreign, parse, verdict
+from kvcatalog.migrate.lines import claim as lines_claim
+from kvcatalog.migrate.plain import plain_claim
 from kvcatalog.store import open_catalog
 from kvcatalog.store.protocol import CatalogStore
 from tests.manifests import (
@@ -24,11 +26,14 @@ from tests.manifests import (
     DIGEST,
     DOC_ID,
     GEN0,
+    GEN1,
     MISS,
     OTHER_DIGEST,
     OUTCOME,
     PLAIN,
     V2,
+    V3,
+    V4,
     V5,
     Fields,
     contents,
@@ -98,6 +103,51 @@ def test_any_value_in_any_field_is_accounted_for(lines: list[Fields], compute_sh
         report = import_manifest(path, catalog, compute_sha256=compute_sha256)
         check_sums(report, len(lines))
         assert structs.replace(rehearsed, dry_run=False) == report
+
+
+plain_changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "work_id": st.sampled_from(["", "W\xe9", "a\0b", 5]) | scalars,
+        "url": st.sampled_from(["", "\0", "https://journal.example/\u6587"]) | scalars,
+        "sha256": st.sampled_from([DIGEST.upper(), DIGEST[:-1], DIGEST + "\n", " " * 64, ""]) | scalars,
+        "timestamp": st.sampled_from(
+            ["2025-03-02 08:15:00", "2025-03-02T08:15:00.123456+02:00", "2025-03-02T08:15", "20250302T081500Z", "now"]
+        )
+        | scalars,
+        "path": st.sampled_from(["", "/a", "x\0"]) | scalars,
+        "content_length": st.sampled_from([0, 2**63 - 1, 2**63, -1, 1.0, "12"]) | scalars,
+        "dry_run": st.sampled_from([True, 0, 1, "true"]) | scalars,
+        "html_paths": st.sampled_from([None, [], ["a"], [None], "a"]) | values,
+        "record_type": st.sampled_from([None, "manifest", "attempt"]) | scalars,
+        "schema_version": st.sampled_from([None, 5, "5", "embeddings/1.0.0"]) | scalars,
+        "classification": st.sampled_from(["pdf", "html", "xml", "pdf_unknown", "PDF", "cached", "exists", "miss"]),
+        "run_id": st.sampled_from(["", "r\0"]) | scalars,
+        "content_type": st.sampled_from(["", "text/html"]) | scalars,
+    },
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(plain_changes, st.none() | st.tuples(st.sampled_from(Line.__struct_fields__), scalars), st.booleans())
+def test_a_plain_line_says_what_any_line_says(
+    changes: Fields, another: tuple[str, Any] | None, ascii_only: bool
+) -> None:
+    fields = V5 | changes | (dict([another]) if another else {})
+    raw = json.dumps(fields, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    zone = timezone(timedelta(hours=2))
+    claim = plain_claim(raw, zone)
+    if claim is not None:
+        line = parse(raw)
+        assert not is_foreign(line)
+        assert line.record_type in {None, "manifest"}
+        assert verdict(line) == SUCCESS
+        assert claim == lines_claim(line, timezone=zone)
+
+
+def test_the_usual_lines_are_plain() -> None:
+    for line in (GEN1, V2, V3, V4, V5):
+        assert plain_claim(encoded([line]), UTC) is not None
 
 
 pieces = st.one_of(
@@ -171,7 +221,7 @@ def stopping_after(catalog: CatalogStore, calls: int) -> Iterator[None]:
         return call
 
     writing = {
-        name: counted(getattr(catalog, name)) for name in ("register_many", "register_variant", "record_sighting")
+        name: counted(getattr(catalog, name)) for name in ("register_many", "register_variants", "record_sightings")
     }
     with mock.patch.multiple(catalog, **writing):
         yield

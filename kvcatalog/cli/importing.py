@@ -17,17 +17,17 @@ from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.progress import import_progress
 from kvcatalog.cli.text import discard
 from kvcatalog.errors import CatalogMissingError
-from kvcatalog.migrate import ImportReport
+from kvcatalog.migrate import ImportReport, Progress
 from kvcatalog.migrate import import_manifest as import_into
 from kvcatalog.store import open_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kvcatalog.cli.invocation import Invocation
     from kvcatalog.store.protocol import CatalogStore
 
-_NESTED = ("segments", "reasons", "notes")
+_NESTED = ("segments", "passed_over", "reasons", "notes")
 _COLUMNS = ("manifest", *(name for name in ImportReport.__struct_fields__ if name not in _NESTED))
 
 
@@ -40,7 +40,7 @@ def _zone(context: click.Context, option: click.Parameter, value: str) -> ZoneIn
 
 @click.command(cls=Command)
 @click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
-@click.option("--compute-sha256", is_flag=True, help="Read files whose line states no digest.")
+@click.option("--compute-sha256", is_flag=True, help="Read files whose line states no digest, several at once.")
 @click.option("--dry-run", is_flag=True, help="Report what would be done, and do nothing.")
 @click.option("--base-dir", metavar="DIR", help="Where relative paths are looked up first.")
 @click.option("--require-files", is_flag=True, help="Leave out documents whose file is missing.")
@@ -65,12 +65,15 @@ def import_manifest(
     """Register what MANIFESTs of runs state; a catalog is created where there is none.
 
     A MANIFEST is JSON lines of any generation, plain, .gz or .zst, or `-`; manifest.jsonl stands for its rotated
-    segments too. An import may be stopped and run again. The exit status is 1 if a line was not understood.
+    segments too. Where the lines are lost, manifest.sqlite3, last.csv and index.json serve. A folder stands for all
+    runs below it, each read once, from the first of these that is there. An import may be stopped and run again. The
+    exit status is 1 if a line was not understood.
 
     \b
     Example:
       kvcatalog import-manifest --dry-run runs/manifest.jsonl
-      kvcatalog import-manifest --base-dir /data --rejects bad.jsonl runs/*/manifest.jsonl
+      kvcatalog import-manifest --base-dir /data --rejects bad.jsonl runs/
+      kvcatalog import-manifest --compute-sha256 runs/2025-03-01/manifest.sqlite3
     """  # noqa: D301
     understood = True
     with ExitStack() as stack:
@@ -85,7 +88,10 @@ def import_manifest(
         def rows() -> Iterator[dict[str, Any]]:
             nonlocal understood
             for manifest in manifests:
-                with import_progress(manifest, is_wanted=invocation.verbosity >= 0) as progress:
+                with (
+                    _telling_where_it_stopped(invocation, manifest) as watch,
+                    import_progress(manifest, is_wanted=invocation.verbosity >= 0) as show,
+                ):
                     report = import_into(
                         manifest,
                         catalog,
@@ -96,7 +102,7 @@ def import_manifest(
                         timezone=timezone,
                         default_resolver=resolver_default,
                         rejects=rejected,
-                        progress=progress,
+                        progress=lambda reached: (watch(reached), show(reached)),
                     )
                 understood &= report.understood
                 row = _row(manifest, report)
@@ -136,6 +142,25 @@ def _opened(invocation: Invocation, *, dry_run: bool) -> Iterator[CatalogStore]:
         yield stack.enter_context(catalog)
 
 
+@contextmanager
+def _telling_where_it_stopped(invocation: Invocation, manifest: str) -> Iterator[Callable[[Progress], None]]:
+    """Yield a function that takes how far an import is, which is told if the user interrupts it."""
+    last = Progress(0, 0, None)
+
+    def watch(reached: Progress) -> None:
+        nonlocal last
+        last = reached
+
+    try:
+        yield watch
+    except KeyboardInterrupt:
+        share = f" ({last.bytes_read / last.bytes_total:.0%})" if last.bytes_total else ""
+        hashed = f" and {last.hashed_files} files" if last.hashed_files else ""
+        reached = f"{last.lines} lines{share}{hashed}"
+        invocation.note(f"{manifest}: stopped behind {reached}; what was registered stays, run it again for the rest")
+        raise
+
+
 def _telling(row: dict[str, Any]) -> dict[str, Any]:
     """Return a report for people: without what was not asked for or did not happen, `lines` and `documents` apart."""
     return {name: value for name, value in row.items() if value or name in {"lines", "documents", "understood"}}
@@ -143,7 +168,7 @@ def _telling(row: dict[str, Any]) -> dict[str, Any]:
 
 def _row(manifest: str, report: ImportReport) -> dict[str, Any]:
     row = {"manifest": manifest, **asdict(report)}
-    row["segments"] = list(report.segments)
+    row["segments"], row["passed_over"] = list(report.segments), list(report.passed_over)
     row["reasons"] = [asdict(reason) for reason in report.reasons]
     row["notes"] = [{"reason": note.reason, "count": note.count, "lines": list(note.lines)} for note in report.notes]
     return row

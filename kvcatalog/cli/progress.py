@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kvcatalog.cli.text import visible
+from kvcatalog.cli.text import size_text, visible
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """Show a line that follows an import while the context lasts; yields None where nobody would see it."""
+def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show a line that follows an import while the context lasts; yields a function that takes how far it is."""
     if not is_wanted or not sys.stderr.isatty():
-        yield None
+        yield lambda _: None
         return
     from rich import progress
     from rich.console import Console
@@ -28,16 +28,23 @@ def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progre
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.DownloadColumn(),
-        progress.TextColumn("{task.fields[lines]} lines", markup=False),
+        progress.TextColumn("{task.fields[lines]} lines{task.fields[hashed]}", markup=False),
         progress.TimeRemainingColumn(),
     )
     # The program's own standard error lets no control sequence pass.
     console = Console(file=sys.__stderr__)
     with progress.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(visible(label), total=None, lines=0)
+        task = bar.add_task(visible(label), total=None, lines=0, hashed="")
 
         def follow(reached: Progress) -> None:
-            bar.update(task, completed=reached.bytes_read, total=reached.bytes_total, lines=reached.lines)
+            hashed = f", {reached.hashed_files} files hashed ({size_text(reached.hashed_bytes)})"
+            bar.update(
+                task,
+                completed=reached.bytes_read,
+                total=reached.bytes_total,
+                lines=reached.lines,
+                hashed=hashed if reached.hashed_bytes else "",
+            )
 
         yield follow
 

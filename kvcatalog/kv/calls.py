@@ -31,15 +31,19 @@ class Joint(Protocol):
 
 
 class Call:
-    """`wake` is released when the call is done or shall see whether it has to lead; `alone` if it failed in company."""
+    """`wake` is released when the call is done, or shall see whether it has to lead; `alone` if it failed in company.
+
+    Once it is done, its caller wakes the one `behind`.
+    """
 
     is_posted = False
 
-    __slots__ = ("alone", "done", "error", "operation", "result", "wake", "withdrawn")
+    __slots__ = ("alone", "behind", "done", "error", "operation", "result", "wake", "withdrawn")
 
     def __init__(self, operation: Operation[Any]) -> None:
         self.operation = operation
         self.alone = False
+        self.behind: Call | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False

@@ -102,8 +102,8 @@ def version(engine: int = DEFAULT_ENGINE) -> str:
 def open_raw(path: StrPath, *, map_size_bytes: int, read_only: bool, durable: bool, engine: int) -> RawEnvironment:
     """Open the environment in a folder that has one; raises the engine's own errors.
 
-    `durable=False` leaves out the flush of the meta page: after a crash of the operating system the last commits may be
-    gone, and the file is still sound.
+    `durable=False` leaves out the flush of the meta page, which comes with the data of the next commit: a crash of the
+    operating system may undo the last commit, and that alone (MDB_NOMETASYNC); the file is sound.
     """
     return lmdb.open(
         os.fspath(path),

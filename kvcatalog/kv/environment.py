@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError, StoragePermissionError
@@ -57,6 +57,7 @@ class Environment:
         self.users = 0
         self.fork_hooks: weakref.WeakSet[_Forks] = weakref.WeakSet()
         self.handles: dict[Table, engine.RawDatabase] = {}
+        self.carried: tuple[int, object] = (0, None)
         self._tables = tuple(tables)
         self._map_size_bytes = map_size_bytes
         self._raw: engine.RawEnvironment | None = None
@@ -140,29 +141,34 @@ class Environment:
         """Begin an engine's transaction for a ReadTransaction, curing what can be cured; returns what `ended` takes."""
         if write and self.read_only:
             raise CatalogUnavailableError(f"{self.path} was opened for reading only")
-        cures: dict[type[engine.Error], Callable[[], object]] = {engine.ReadersFull: self.clear_stale_readers}
-        if not self.read_only:
-            cures[engine.Panic] = self.reopen
+        cured: set[type[engine.Error]] = set()
         while True:
             ticket = self._enter(use)
             try:
                 raw = self._raw_or_closed()
-                self.renew_locks()
+                if self._guard is not None:
+                    self._guard.renew()
                 return raw.begin(write=write), ticket
             except engine.MapResized:  # as often as others make it larger
                 self.ended(ticket)
                 self._adopt_map_size()
             except engine.Error as error:
                 self.ended(ticket)
-                cure = cures.pop(type(error), None)  # each cure is tried once
-                if cure is None:
+                cure = self._cure(error)
+                if cure is None or type(error) in cured:  # each cure is tried once
                     raise engine.translate(error, self.path) from error
+                cured.add(type(error))
                 cure()
             except BaseException as error:
                 self.ended(ticket)
                 if isinstance(error, OSError):
                     raise engine.translate_os_error(error, self.path) from error
                 raise
+
+    def _cure(self, error: engine.Error) -> Callable[[], object] | None:
+        if isinstance(error, engine.ReadersFull):
+            return self.clear_stale_readers
+        return self.reopen if isinstance(error, engine.Panic) and not self.read_only else None
 
     def ended(self, ticket: _Ticket) -> None:
         """Forget a use that `begin` took note of."""
@@ -267,6 +273,9 @@ class Environment:
         raw, guard = self._raw, self._guard
         self._raw = self._guard = None  # first: a child that is forked in between must find nothing half closed
         if raw is not None:
+            if not (self.durable or self.read_only):
+                with suppress(engine.Error):  # closing comes first; the last commit is what it was
+                    raw.sync(True)  # noqa: FBT003  by position only
             raw.close()
         if guard is not None:
             guard.close()
@@ -296,6 +305,7 @@ class Environment:
             if isinstance(error, engine.Error):
                 raise engine.translate(error, self.path) from error
             raise
+        self.carried = (0, None)
         self._raw = raw
         self._guard = guard
         return raw

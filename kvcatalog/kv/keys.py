@@ -54,7 +54,10 @@ def text(value: str, bytes_max: int) -> bytes:
 
 def digest(*parts: bytes) -> bytes:
     """Return 16 bytes that stand for a sequence of byte strings; lengths go in, so none runs into another."""
-    return blake2b(b"".join([len(part).to_bytes(8, "big") + part for part in parts]), digest_size=DIGEST_BYTES).digest()
+    encoded = b""
+    for part in parts:
+        encoded += len(part).to_bytes(8, "big") + part
+    return blake2b(encoded, digest_size=DIGEST_BYTES).digest()
 
 
 def short_hash(value: bytes) -> bytes:

@@ -4,8 +4,9 @@ LMDB's locks on `lock.mdb` belong to the process: the first close of any descrip
 copy, a hash, a walk of the folder) drops them all. Then the next process to open the environment takes itself for the
 first, makes the lock table anew, and writes inside our transaction. Two things cure it (fcntl(2), "Open file
 description locks"): a read lock on byte 0 that belongs to a descriptor of our own, which no stranger's close can drop,
-so that nobody makes the table anew; and LMDB's own two locks, set again at the start of every transaction: the read
-lock on byte 0, and the write lock at the offset of the process id by which others see that our readers live.
+so that nobody makes the table anew; and LMDB's write lock at the offset of the process id, by which others see that our
+readers live, set again at the start of every transaction. LMDB's own read lock on byte 0 asks for no more than the
+first of these, so it need not come back.
 """
 
 from __future__ import annotations
@@ -23,22 +24,20 @@ def _lock(kind: int, start: int) -> bytes:
 class LockGuard:
     """Holds the descriptor. Make it after the environment is open; close it after the environment is closed."""
 
-    __slots__ = ("_alive", "_descriptor", "_shared")
+    __slots__ = ("_alive", "_descriptor")
 
     def __init__(self, lock_file: str) -> None:
         self._descriptor = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
-        self._shared = _lock(fcntl.F_RDLCK, 0)
         self._alive = _lock(fcntl.F_WRLCK, os.getpid())
         try:
-            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLKW, self._shared)
+            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLKW, _lock(fcntl.F_RDLCK, 0))
             self.renew()
         except BaseException:
             self.close()
             raise
 
     def renew(self) -> None:
-        """Set LMDB's two locks again; they are the process's, so it makes no difference which descriptor sets them."""
-        fcntl.fcntl(self._descriptor, fcntl.F_SETLK, self._shared)
+        """Set LMDB's lock again; it is the process's, so it makes no difference which descriptor sets it."""
         fcntl.fcntl(self._descriptor, fcntl.F_SETLK, self._alive)
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ class PostedCall(Call):
     ) -> None:
         self.operation = operation
         self.alone = False
+        self.behind = None
         self.result = None
         self.error = None
         self.done = False

@@ -146,11 +146,13 @@ class ReadTransaction(Use):
 class WriteTransaction(ReadTransaction):
     """The one writer among all processes; commits on a clean exit, leaves no trace otherwise.
 
-    `writes` counts what was put or deleted; a transaction that wrote nothing costs no flush. `state` is for
-    the layer above, to keep what it collects until the commit.
+    `number` is one more than that of the last commit of any process. `writes` counts what was put or deleted; a
+    transaction that wrote nothing costs no flush. `state` is for the layer above, to keep what it collects until the
+    commit; `inherited` is the state of the commit right before, None where that was another process's. It must not be
+    changed, since this transaction may come to nothing.
     """
 
-    __slots__ = ("state", "writes")
+    __slots__ = ("inherited", "number", "state", "writes")
 
     _writes = True
 
@@ -159,11 +161,20 @@ class WriteTransaction(ReadTransaction):
         self.writes = 0
         self.state: object = None
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.number = self._raw.id()
+        number, state = self._environment.carried
+        self.inherited = state if number + 1 == self.number else None
+        return self
+
     def _end(self, raw: engine.RawTransaction, *, failed: bool) -> None:
+        state, self.state, self.inherited = self.state, None, None  # a state may know this transaction
         if failed or not self.writes:
             raw.abort()
         else:
             raw.commit()
+            self._environment.carried = (self.number, state)
 
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
         """Set the value under a key; in a table of sets, add it.

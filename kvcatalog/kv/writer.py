@@ -1,8 +1,12 @@
 """The one door for writing: calls from any thread wait in a queue and are applied together, a batch a transaction.
 
-Whoever finds the door open leads: it applies what waits in one transaction, commits once, wakes each caller with its
-own result or error, and hands the door to the first in the queue. A call that fails takes nothing with it:
-the batch is applied again without it. A call returns when its change is durable.
+Whoever finds the door open leads: it applies what waits in one transaction, commits once, leaves each caller its own
+result or error, and hands the door to the first in the queue. A call that fails takes nothing with it: the batch is
+applied again without it. A call returns when its change is durable.
+
+The engine lets go of the interpreter's lock with every row, which costs next to nothing unless another thread wants it.
+So those who were answered are woken by the next leader just before it commits: they run while it waits for the disk,
+and nobody runs while it applies. Each wakes the one behind it, so that they do not all ask for that lock at once.
 
 Calls that nobody waits for are told by a thread of their own, outside the door: what hangs on their futures may take
 its time, use the catalog, or fail, and holds up nobody who writes.
@@ -11,24 +15,20 @@ its time, use the catalog, or fail, and holds up nobody who writes.
 from __future__ import annotations
 
 import copy
-import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, cast
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, cast
 
 from kvcatalog.errors import CatalogClosedError, CatalogError, OutcomeUnknownError
 from kvcatalog.kv import engine
 from kvcatalog.kv.calls import Call, Operation, Result
-from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.commits import ApartError, Commits, RejectedError
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import WriteTransaction
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -37,8 +37,14 @@ if TYPE_CHECKING:
 
 BATCH_CALLS_MAX = 1024
 
-GATHER_SECONDS_MAX = 150e-6
-GATHER_STEP_SECONDS = 10e-6
+GATHER_SHARE_MAX = 0.25
+"""How long a leader waits for those who were answered last time, as a share of how long the last commit took."""
+
+GATHER_CALL_SECONDS = 40e-6
+"""How long one of them takes to come back, roughly."""
+
+GATHER_STEP_SECONDS = 300e-6
+"""How long it waits for the next of them."""
 
 WAKE_SECONDS_MAX = 0.25
 """How long a call waits until it looks for itself: an interruption may have come before a wake-up."""
@@ -49,41 +55,12 @@ POSTED_CALLS_MAX = 8192
 LINGER_SECONDS = 0.02
 """How long the thread for posted calls waits for more; a process that ends waits for it."""
 
-TOKEN_KEY = b"last commit"
-
-
-class _Attempt(Struct, frozen=True, array_like=True):
-    """Who wrote the last commit: a process's token, its count of batches, and the engine's transaction number."""
-
-    token: bytes
-    batch: int
-    transaction: int
-
-
-_TOKEN = Codec(_Attempt, "last commit")
-
-
-class _RejectedError(Exception):
-    """A call failed after it had written, so its transaction cannot stand."""
-
-    def __init__(self, call: Call) -> None:
-        super().__init__()
-        self.call = call
-
-
-class _ApartError(Exception):
-    """Operations could not be made together, and it is not known because of which."""
-
-    def __init__(self, calls: list[Call]) -> None:
-        super().__init__()
-        self.calls = calls
-
 
 class Writer:
     """The door of one process.
 
-    `token_table` takes the row by which a commit whose answer was lost is recognised. `after_commit` is told how many
-    calls a transaction has answered.
+    `token_table` and `before_commit` are those of Commits; `after_commit` is told how many calls a transaction has
+    answered.
     """
 
     def __init__(
@@ -94,8 +71,7 @@ class Writer:
         after_commit: Callable[[int], None] = lambda _calls: None,
     ) -> None:
         self._environment = environment
-        self._token_table = token_table
-        self._before_commit = before_commit
+        self._commits = Commits(environment, token_table, before_commit)
         self._after_commit = after_commit
         self._closed = False
         self.forked()
@@ -103,14 +79,17 @@ class Writer:
 
     def forked(self) -> None:
         """Start afresh: what waits in the queue belongs to threads of the parent process."""
+        self._commits.forked()
         self._door = threading.Lock()
         self._waiting: deque[Call] = deque()
         self._begun: list[Call] = []
+        self._answered: list[Call] = []
+        self._leading: Call | None = None
+        self._gathered = threading.Lock()
+        self._gathered.acquire()
+        self._wanted = sys.maxsize
         self._untold: deque[PostedCall] = deque()
-        self._token = os.urandom(16)
-        self._batch = 0
         self._expected = 0
-        self._attempt: _Attempt | None = None
         self._server_gate = threading.Lock()
         self._server: threading.Thread | None = None
         self._rest = threading.Lock()
@@ -160,6 +139,8 @@ class Writer:
         call = Call(operation)
         try:
             self._waiting.append(call)
+            if len(self._waiting) >= self._wanted:
+                self._tell_gathered()
             while not call.done:
                 if self._door.locked():  # whoever is inside wakes the first in the queue on leaving
                     call.wake.acquire(timeout=WAKE_SECONDS_MAX)
@@ -168,6 +149,8 @@ class Writer:
         except BaseException:
             self._withdraw(call)
             raise
+        if call.behind is not None:
+            call.behind.notify()
         if call.error is not None:
             raise call.error
         result: Result = call.result
@@ -181,9 +164,15 @@ class Writer:
         try:
             with self._door:
                 if call is None or not call.done:
+                    self._leading = call
                     self._answer_some()
         finally:
             self._wake_next()
+
+    def _tell_gathered(self) -> None:
+        """Let a leader go on that waits for calls."""
+        with suppress(RuntimeError):  # somebody else was quicker
+            self._gathered.release()
 
     def _tell(self) -> None:
         """Give the futures of posted calls what came of them; never inside the door, since it calls what hangs on them.
@@ -262,15 +251,30 @@ class Writer:
         self._tell()
 
     def _wake_next(self) -> None:
-        """Let the first in the queue see whether it has to lead, and the thread what it has to tell."""
+        """Let the first in the queue see whether it has to lead, and the thread what it has to tell.
+
+        Those who were answered are left to whoever leads next. If nobody does, or if that may take long since other
+        processes write, they are woken now.
+        """
         if self._untold:
             self._rouse()
-        with suppress(IndexError):
+        if self._commits.has_company:
+            self._wake_answered()
+        try:
             first = self._waiting[0]
+        except IndexError:
+            self._wake_answered()
+        else:
             if first.is_posted:
                 self._rouse()
             else:
                 first.notify()
+
+    def _wake_answered(self) -> None:
+        """Let those go who have their answer, one after another."""
+        while self._answered:
+            with suppress(IndexError):  # somebody else was quicker
+                self._answered.pop().notify()
 
     def _withdraw(self, call: Call) -> None:
         """After an interruption: what nobody has begun nobody shall begin, and what was begun is waited for."""
@@ -279,6 +283,8 @@ class Writer:
             self._waiting.remove(call)
         while not call.done and self._door.locked() and call in self._begun:
             call.wake.acquire(timeout=WAKE_SECONDS_MAX)
+        if call.behind is not None:
+            call.behind.notify()
         self._wake_next()
 
     def _answer_some(self) -> None:
@@ -286,7 +292,7 @@ class Writer:
 
         They stay in the queue until they are done, so an interruption loses nobody.
         """
-        if self._attempt is not None:
+        if self._commits.is_open:
             self._settle_interrupted()
         self._gather()
         # One step of the interpreter, so nobody appends meanwhile; an iterator made before it might see that.
@@ -297,152 +303,96 @@ class Writer:
             if not isinstance(error, Exception) and threading.current_thread() is not self._server:
                 raise
             self._settle_failed(error)
-        self._attempt = None
+        self._commits.forget()
         for call in self._begun:
             if call.is_posted and call.done:
                 self._untold.append(cast("PostedCall", call))
             with suppress(ValueError):
                 self._waiting.remove(call)
-        self._expected = len(self._begun) + len(self._waiting)
+        self._expected = sum([not call.is_posted for call in self._begun]) + len(self._waiting)
         self._begun = []
 
     def _gather(self) -> None:
-        """Wait a moment for those who were answered last time and come again: one flush serves them all."""
-        if len(self._waiting) < self._expected:
-            until = time.perf_counter() + GATHER_SECONDS_MAX
-            while len(self._waiting) < self._expected and time.perf_counter() < until:
-                time.sleep(GATHER_STEP_SECONDS)
+        """Wait a moment for those who were answered last time and come again: one flush serves them all.
+
+        Where they are so many that it would take longer than a flush does, they had better make the next batch.
+        """
+        expected = self._expected
+        missing = expected - len(self._waiting)
+        seconds_max = GATHER_SHARE_MAX * self._commits.flush_seconds
+        if missing <= 0 or missing * GATHER_CALL_SECONDS > seconds_max:
+            return
+        self._wake_answered()
+        self._wanted = expected
+        until = time.perf_counter() + seconds_max
+        before = -1
+        while before < len(self._waiting) < expected and time.perf_counter() < until:
+            before = len(self._waiting)
+            self._gathered.acquire(timeout=GATHER_STEP_SECONDS)
+        self._wanted = sys.maxsize
 
     def _settle_interrupted(self) -> None:
         """Answer the calls of a batch that may have been committed before its leader was interrupted."""
         try:
-            outcome = self._outcome()
+            outcome = self._commits.outcome()
         except CatalogError as failure:
-            _finish(self._begun, OutcomeUnknownError(f"the commit was interrupted; and then: {failure}"))
+            self._finish(self._begun, OutcomeUnknownError(f"the commit was interrupted; and then: {failure}"))
         else:
             if outcome == "unknown":
                 text = "the commit was interrupted; another process has written since"
-                _finish(self._begun, OutcomeUnknownError(text))
+                self._finish(self._begun, OutcomeUnknownError(text))
             if outcome == "committed":
-                _finish(self._begun)
-        self._attempt = None
+                self._finish(self._begun)
+        self._commits.forget()
 
     def _settle_failed(self, error: BaseException) -> None:
         """Answer the calls of a batch that ended with an error that is none of the catalog's."""
         _log_failure(self._environment.path, error)
-        if self._attempt is not None:
+        if self._commits.is_open:
             self._settle_interrupted()
         failure = CatalogError(f"unexpected {type(error).__name__}: {error}")
         failure.__cause__ = error
-        _finish(self._begun, failure)
+        self._finish(self._begun, failure)
 
     def _answer(self, batch: list[Call]) -> None:
         """Apply a batch until every call in it has its result or its error."""
         while batch:
             try:
-                self._commit(batch)
-            except _ApartError as apart:
+                if self._closed:
+                    raise CatalogClosedError(f"{self._environment.path} is closed")
+                self._commits.apply(batch, self._wake_answered)
+            except ApartError as apart:
                 for call in apart.calls:
                     call.alone = True
-            except _RejectedError as rejected:
-                _finish([rejected.call])
+            except RejectedError as rejected:
+                self._finish([rejected.call])
                 batch.remove(rejected.call)
             except engine.MapFull:
                 try:
                     self._environment.grow()
                 except CatalogError as error:
-                    _finish(batch, error)
+                    self._finish(batch, error)
                     return
             except CatalogError as error:
-                _finish(batch, self._settled(error))
+                self._finish(batch, self._commits.settled(error))
                 return
             else:
-                _finish(batch)
+                self._finish(batch)
                 self._after_commit(len(batch))
                 return
 
-    def _commit(self, batch: list[Call]) -> None:
-        if self._closed:
-            raise CatalogClosedError(f"{self._environment.path} is closed")
-        self._attempt = None
-        with self._environment.write() as transaction:
-            for kind, calls in groupby(batch, _joint_type):
-                if kind is None:
-                    for call in calls:
-                        _apply(call, transaction, self._environment.path)
-                else:
-                    _apply_together(list(calls), transaction)
-            if transaction.writes:
-                self._before_commit(transaction)
-                number = self._environment.last_transaction() + 1
-                self._batch += 1
-                self._attempt = _Attempt(self._token, self._batch, number)
-                transaction.put(self._token_table, TOKEN_KEY, _TOKEN.encode(TOKEN_KEY, self._attempt))
-
-    def _settled(self, error: CatalogError) -> CatalogError | None:
-        """Return what a failed commit means for its callers: None if it took place after all."""
-        if self._attempt is None:
-            return error
-        try:
-            self._environment.reopen()
-            outcome = self._outcome()
-        except CatalogError as failure:
-            return OutcomeUnknownError(f"{error}; and then: {failure}")
-        if outcome == "unknown":
-            return OutcomeUnknownError(f"{error}; another process has written since")
-        return error if outcome == "absent" else None
-
-    def _outcome(self) -> Literal["committed", "absent", "unknown"]:
-        """Tell whether the last attempt took place, from the row that every commit leaves."""
-        if self._attempt is None:
-            return "absent"
-        with self._environment.read() as transaction:
-            value = transaction.get(self._token_table, TOKEN_KEY)
-        last = None if value is None else _TOKEN.decode(TOKEN_KEY, value)
-        if last == self._attempt:
-            return "committed"
-        return "unknown" if last is not None and last.transaction > self._attempt.transaction else "absent"
-
-
-def _joint_type(call: Call) -> type | None:
-    return type(call.operation) if hasattr(call.operation, "together") and not call.alone else None
-
-
-def _apply_together(calls: list[Call], transaction: WriteTransaction) -> None:
-    first: Any = calls[0].operation
-    try:
-        results = first.together(transaction, [call.operation for call in calls])
-    except engine.MapFull:
-        raise
-    except Exception as error:
-        raise _ApartError(calls) from error
-    for call, result in zip(calls, results, strict=True):
-        call.result, call.error = (None, result) if isinstance(result, Exception) else (result, None)
-
-
-def _apply(call: Call, transaction: WriteTransaction, path: str) -> None:
-    writes = transaction.writes
-    try:
-        call.error = None
-        call.result = call.operation(transaction)
-    except engine.MapFull:
-        raise
-    except engine.Error as error:
-        # The engine may not go on with this transaction, whether the call wrote or not.
-        call.error = engine.translate(error, path)
-        raise _RejectedError(call) from error
-    except Exception as error:
-        call.error = error
-        if transaction.writes != writes:
-            raise _RejectedError(call) from error
-
-
-def _finish(calls: list[Call], error: CatalogError | None = None) -> None:
-    for call in calls:
-        if not call.done:
-            call.error = call.error if error is None else _copied(error)
-            call.done = True
-        call.notify()
+    def _finish(self, calls: list[Call], error: CatalogError | None = None) -> None:
+        """Give each call its answer; who waits for one is woken later, each by the one before."""
+        behind: Call | None = None
+        for call in reversed(calls):
+            if not call.done:
+                call.error = call.error if error is None else _copied(error)
+                if not (call.is_posted or call is self._leading):
+                    call.behind = behind
+                    behind = call
+                call.done = True
+        if behind is not None:
+            self._answered.append(behind)
 
 
 def _copied(error: CatalogError) -> CatalogError:

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from threading import BoundedSemaphore
+from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from kvcatalog.digest import sha256_file
 from kvcatalog.errors import InvalidValueError
-from kvcatalog.migrate.lines import BrokenLineError, Claim
+from kvcatalog.migrate.followers import Followers, Variants, is_settled
+from kvcatalog.migrate.lines import Claim
 from kvcatalog.migrate.places import Place, Places
 from kvcatalog.migrate.report import Position
 from kvcatalog.models import (
     DocumentRecord,
-    OnConflict,
     Outcome,
     Registration,
     RegistrationRequest,
+    SightingRequest,
     VariantRecord,
     VariantRegistration,
+    VariantRegistrationRequest,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from datetime import datetime
 
+    from kvcatalog.migrate.hashing import Hashing
     from kvcatalog.migrate.report import Tally
 
-_THREADS = 32
 _VARIANT_BYTES = 256
 
 
@@ -56,23 +53,14 @@ class Target(Protocol):
         """Return the variants of a document."""
         ...
 
-    def register_variant(
-        self,
-        *,
-        document_id: int,
-        variant: str,
-        storage_uri: str,
-        bytes: int,  # noqa: A002
-        content_type: str | None = None,
-        sha256: str | None = None,
-        created_at: datetime | None = None,
-        on_conflict: OnConflict = "keep",
-    ) -> VariantRegistration:
-        """Register a variant."""
+    def register_variants(
+        self, requests: Iterable[VariantRegistrationRequest], *, batch_size: int = 10_000
+    ) -> Iterator[VariantRegistration]:
+        """Register variants."""
         ...
 
-    def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool:
-        """Remember that a run met a document again."""
+    def record_sightings(self, sightings: Iterable[SightingRequest], *, batch_size: int = 10_000) -> Iterator[bool]:
+        """Remember that runs met documents again."""
         ...
 
 
@@ -88,45 +76,39 @@ class Entry(Struct, gc=False):
 
 
 class Batch:
-    """Collects entries and writes them together.
+    """Collects entries and writes them together; with `hashing`, files are read where a digest is missing.
 
     A line that has no URL is matched to what its artifact has at its path, so it must see what earlier lines of the
     same artifact registered. Entries are therefore sorted into waves: even ones register, odd ones look up, and the
     waves of one artifact keep the order of its lines. Lines of different artifacts do not concern each other.
     """
 
-    def __init__(self, target: Target, places: Places, tally: Tally, *, compute_sha256: bool) -> None:
+    def __init__(self, target: Target, places: Places, tally: Tally, hashing: Hashing | None) -> None:
         self._target = target
         self._places = places
         self._tally = tally
-        self._compute = compute_sha256
-        self._entries: list[Entry] = []
+        self._hashing = hashing
+        self._followers = Followers(target, places, tally, hashing)
+        self._waves: defaultdict[int, list[Entry]] = defaultdict(list)
         self._last_wave: dict[str, int] = {}
         self._last_wave_of_key: dict[tuple[str, str | None, str], int] = {}
-        self._followers: dict[int, list[tuple[Entry, DocumentRecord, bool]]] = {}
-        self._pool = ThreadPoolExecutor(_THREADS, "kvcatalog-import")
-        self._hashing = BoundedSemaphore(os.cpu_count() or 1)
+        self.entries = 0
         self.bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def close(self) -> None:
-        """Wait for what runs, and drop what was not flushed."""
-        self._pool.shutdown(cancel_futures=True)
 
     def add(self, entry: Entry) -> None:
         """Take an entry in."""
         claim = entry.claim
         wave = self._last_wave.get(claim.artifact_id, 0)
-        if _is_by_path(claim) or (claim.cached and self._size(entry) is None):
+        if claim.exists or claim.source_url is None or (claim.cached and self._size(entry) is None):
             wave += 1 + wave % 2
         else:
             wave += wave % 2
-            if self._compute:
+            if self._hashing is not None:
                 wave = self._wave_after_its_key(entry, wave)
-        self._last_wave[claim.artifact_id] = entry.wave = wave
-        self._entries.append(entry)
+        if wave:  # no entry is the first wave
+            self._last_wave[claim.artifact_id] = wave
+        self._waves[wave].append(entry)
+        self.entries += 1
         self.bytes += len(entry.raw) + _VARIANT_BYTES * len(claim.variants)
 
     def _wave_after_its_key(self, entry: Entry, wave: int) -> int:
@@ -139,15 +121,14 @@ class Batch:
 
     def flush(self) -> list[tuple[Entry, str]]:
         """Write all entries and count them; return those that the catalog refuses, with the reason."""
-        waves: dict[int, list[Entry]] = {}
-        for entry in self._entries:
-            waves.setdefault(entry.wave, []).append(entry)
-        self._entries, self._last_wave, self._last_wave_of_key, self.bytes = [], {}, {}, 0
+        waves = self._waves
+        self._waves, self._last_wave, self._last_wave_of_key = defaultdict(list), {}, {}
+        self.entries = self.bytes = 0
         refused: list[tuple[Entry, str]] = []
         for wave in sorted(waves):
             entries = waves[wave]
             refused += self._register(self._unmatched(entries) if wave % 2 else entries)
-        self._follow()
+        self._followers.flush()
         return refused
 
     def _size(self, entry: Entry) -> int | None:
@@ -155,7 +136,7 @@ class Batch:
         return entry.place.size if entry.claim.size is None or self._needs_digest(entry) else entry.claim.size
 
     def _needs_digest(self, entry: Entry) -> bool:
-        return self._compute and entry.claim.sha256 is None and entry.place.size is not None
+        return self._hashing is not None and entry.claim.sha256 is None and entry.place.size is not None
 
     def _unmatched(self, entries: list[Entry]) -> list[Entry]:
         """Count the entries that speak of a known document, and return the others."""
@@ -173,7 +154,7 @@ class Batch:
 
         The oldest of those at its path and the one under its key: then whatever later lines register, importing again
         finds the same one. For this reason too, an entry that cannot be registered for want of a size is matched to
-        documents of its own time or before only.
+        documents of its own time or before only, and one that has no time to none.
         """
         claim = entry.claim
         key = (claim.artifact_id, claim.source_url or entry.place.uri, claim.resolver)
@@ -190,20 +171,20 @@ class Batch:
         if record is None:
             return None
         if self._size(entry) is None:
-            is_later = claim.created_at is not None and record.created_at > claim.created_at
-            return None if is_later else record
+            is_earlier = claim.created_at is not None and record.created_at <= claim.created_at
+            return record if is_earlier else None
         return None if _key(record) == key else record
 
     def _register(self, entries: list[Entry]) -> list[tuple[Entry, str]]:
-        if self._compute:
-            self._hash_missing(entries)
+        if self._hashing is not None:
+            self._hash_missing(entries, self._hashing)
         ready, requests = [], []
         for entry in entries:
-            size = self._size(entry)
+            claim = entry.claim
+            size = claim.size if self._hashing is None and claim.size is not None else self._size(entry)
             if size is None:
                 self._tally.other("skipped", "size-unknown", entry.position)
                 continue
-            claim = entry.claim
             ready.append(entry)
             requests.append(
                 RegistrationRequest(
@@ -238,10 +219,11 @@ class Batch:
         middle = len(requests) // 2
         return self._registrations(requests[:middle]) + self._registrations(requests[middle:])
 
-    def _hash_missing(self, entries: list[Entry]) -> None:
+    def _hash_missing(self, entries: list[Entry], hashing: Hashing) -> None:
         """Give digests to entries that have a file and none, unless the document that stands for them has one."""
         wanted = [entry for entry in entries if self._needs_digest(entry) and not self._is_hashed(entry)]
-        for entry, result in zip(wanted, self._pool.map(self._hash, [entry.place for entry in wanted]), strict=True):
+        digests = hashing.digests([entry.place.path or "" for entry in wanted])
+        for entry, result in zip(wanted, digests, strict=True):
             if result is None:
                 self._tally.figures["unhashed"] += 1
                 self._tally.note("file-unreadable", entry.position)
@@ -254,88 +236,26 @@ class Batch:
         known = self._target.get(
             artifact_id=claim.artifact_id, source_url=claim.source_url or place.uri, resolver=claim.resolver
         )
-        return known is not None and _is_settled(known, place)
-
-    def _hash(self, place: Place) -> tuple[str, int] | None:
-        with self._hashing:
-            try:
-                return sha256_file(Path(place.path or ""))
-            except OSError:
-                return None
+        return known is not None and is_settled(known, place)
 
     def _count(self, entry: Entry, record: DocumentRecord, outcome: Outcome, *, is_matched: bool = False) -> None:
-        claim, tally = entry.claim, self._tally
-        tally.document()
-        tally.figures[outcome] += 1
-        is_sighting = outcome != "registered" and claim.run_id is not None and claim.run_id != record.run_id
-        if is_sighting:
+        claim, place, tally = entry.claim, entry.place, self._tally
+        tally.document(outcome)
+        if outcome != "registered" and claim.run_id is not None and claim.run_id != record.run_id:
             tally.figures["sighting"] += 1
-        place = entry.place
-        if place.is_missing:
-            tally.figures["missing-file"] += 1
-            tally.note("file-missing", entry.position)
-        elif claim.size is not None and place.size is not None and claim.size != place.size:
+            if is_matched:
+                self._followers.add_sighting(record.id, claim.run_id, claim.created_at)
+        if place.size is None:
+            if place.path is not None:
+                tally.note("file-missing", entry.position)
+        elif claim.size is not None and claim.size != place.size:
             tally.note("size-mismatch", entry.position)
         for note in claim.notes:
             tally.note(note, entry.position)
-        if claim.variants or (is_matched and is_sighting):
-            self._followers.setdefault(record.id, []).append((entry, record, is_matched and is_sighting))
-
-    def _follow(self) -> None:
-        """Write sightings and variants: those of one document in order, those of several at the same time.
-
-        Each is a write of its own, and the catalog commits together what comes from several threads.
-        """
-        followers, self._followers = self._followers, {}
-        for results in self._pool.map(self._follow_document, followers.values()):
-            for entry, figure, note in results:
-                self._tally.figures[figure] += 1
-                if note:
-                    self._tally.note(note, entry.position)
-
-    def _follow_document(
-        self, followers: list[tuple[Entry, DocumentRecord, bool]]
-    ) -> list[tuple[Entry, str, str | None]]:
-        results = []
-        for entry, record, is_sighting in followers:
-            claim = entry.claim
-            if is_sighting and claim.run_id:
-                self._target.record_sighting(record.id, claim.run_id, seen_at=claim.created_at)
-            for name, location in claim.variants:
-                figure, note = self._register_variant(entry, record.id, name, location)
-                results.append((entry, figure, note))
-        return results
-
-    def _register_variant(self, entry: Entry, document_id: int, name: str, location: str) -> tuple[str, str | None]:
-        """Register one variant; return what to count and what to note."""
-        try:
-            place = self._places.find(location)
-        except BrokenLineError:
-            return "variant-left-out", "variant-path-invalid"
-        if place.size is None:
-            return "variant-left-out", "variant-size-unknown"
-        if place.uri == entry.place.uri:
-            return "variant-left-out", "variant-is-the-document"
-        digest, size, note = None, place.size, None
-        if self._compute and not self._is_variant_hashed(document_id, name, place):
-            result = self._hash(place)
-            digest, size = result or (None, size)
-            note = None if result else "file-unreadable"
-        registration = self._target.register_variant(
-            document_id=document_id,
-            variant=name,
-            storage_uri=place.uri,
-            bytes=size,
-            sha256=digest,
-            created_at=entry.claim.created_at,
-        )
-        return f"variant-{registration.outcome}", note
-
-    def _is_variant_hashed(self, document_id: int, name: str, place: Place) -> bool:
-        return any(
-            variant.variant == name and _is_settled(variant, place)
-            for variant in self._target.get_variants(document_id)
-        )
+        if claim.variants:
+            self._followers.add_variants(
+                Variants(record.id, place.uri, claim.variants, claim.created_at, entry.position)
+            )
 
 
 def _is_by_path(claim: Claim) -> bool:
@@ -344,8 +264,3 @@ def _is_by_path(claim: Claim) -> bool:
 
 def _key(record: DocumentRecord) -> tuple[str, str, str]:
     return record.artifact_id, record.source_url, record.resolver
-
-
-def _is_settled(known: DocumentRecord | VariantRecord, place: Place) -> bool:
-    """Tell whether what is stored has a digest and agrees with the file as far as one sees without reading it."""
-    return known.sha256 is not None and known.bytes == place.size and known.storage_uri == place.uri

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from msgspec import structs
+from msgspec import Struct, structs
 
-from kvcatalog import values
-from kvcatalog.migrate import lines, reading
+from kvcatalog import clock, values
+from kvcatalog.migrate import lines
 from kvcatalog.migrate.attempts import Attempts
 from kvcatalog.migrate.batch import Batch, Entry
-from kvcatalog.migrate.lines import BrokenLineError, Line
+from kvcatalog.migrate.hashing import Hashing
+from kvcatalog.migrate.lines import BrokenLineError, Claim, Line
 from kvcatalog.migrate.places import Places, bases
+from kvcatalog.migrate.plain import plain_claim
 from kvcatalog.migrate.rehearsal import rehearsal
 from kvcatalog.migrate.report import ImportReport, LineClass, Position, Progress, Tally
+from kvcatalog.migrate.runs import Run, rows, runs_at
+from kvcatalog.migrate.side_files import Row, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from kvcatalog.store.protocol import CatalogStore
 
@@ -43,97 +48,136 @@ def import_manifest(
     rejects: BinaryIO | None = None,
     progress: Callable[[Progress], object] | None = None,
 ) -> ImportReport:
-    """Import a download run's manifest, of any generation, and return what became of every line.
+    """Import what a download run states, in any generation of manifests, and return what became of every line.
 
-    `manifest_path` is a file, plain or compressed (gzip, zstd), or `-` for standard input; the bare name of a rotated
-    manifest stands for all of its segments. A bad line costs only itself: it is counted, and written word for word to
-    `rejects`. The import is idempotent and may be stopped and run again; what it has registered is durable batch by
-    batch. ManifestError if the manifest cannot be read, InvalidValueError for a `default_resolver` that cannot be
-    stored, and what the catalog raises.
+    `manifest_path` is a `manifest.jsonl`, whose bare name stands for its rotated segments too; or what lies beside one:
+    the SQLite file, `last.csv`, `index.json`; each plain or, but for SQLite, compressed (gzip, zstd). `-` is standard
+    input. A folder stands for all runs below it, in the order of their paths; of each, its lines are read, else its
+    SQLite file, else `last.csv`, else `index.json`.
+
+    A bad line costs only itself: it is counted, and written word for word to `rejects` (what is no JSON line as the
+    line that was made of it). The import is idempotent and may be stopped and run again; what it has registered is
+    durable batch by batch. ManifestError if a manifest cannot be read, InvalidValueError for a `default_resolver` that
+    cannot be stored, and what the catalog raises.
 
     Relative paths are looked up below `base_dir`, the manifest's folder and the folder above. A document whose file is
     not there is imported all the same, or left out with `require_files`. With `compute_sha256` the files of documents
-    and variants that have no digest are read, and the size that is registered is the file's own, since digest and size
-    must describe the same bytes; without it the size that the line states comes first. Either way a stated size that
-    differs from the file's is noted as `size-mismatch`. Timestamps without a zone are in `timezone`. With `dry_run` the
-    catalog is only read, and the report is that of a real run. `progress` is called every few thousand lines.
+    and variants that have no digest are read, several at a time, and the size that is registered is the file's own,
+    since digest and size must describe the same bytes; without it the size that the line states comes first. Either way
+    a stated size that differs from the file's is noted as `size-mismatch`. Timestamps without a zone are in `timezone`.
+    With `dry_run` the catalog is only read, and the report is that of a real run. `progress` is called every few
+    thousand lines, and several times a second while files are read.
     """
     source = None if os.fspath(manifest_path) == "-" else Path(manifest_path)
-    segments: list[Path | None] = [None] if source is None else [*reading.segments(source)]
-    places, tally = Places(bases(source, base_dir)), Tally()
+    settings = _Settings(
+        require_files, timezone, values.required_text("default_resolver", default_resolver), rejects, progress
+    )
+    found = runs_at(source)
+    tally = Tally()
+    watch = _Watch(tally, progress, _bytes_total(found.runs))
     with ExitStack() as stack:
         target = stack.enter_context(rehearsal(catalog)) if dry_run else catalog
-        batch = stack.enter_context(closing(Batch(target, places, tally, compute_sha256=compute_sha256)))
-        run = _Import(
-            batch,
-            places,
-            tally,
-            require_files=require_files,
-            timezone=timezone,
-            default_resolver=values.required_text("default_resolver", default_resolver),
-            rejects=rejects,
-            batch_lines=BATCH_LINES_HASHED if compute_sha256 else BATCH_LINES,
-        )
-        run.read(segments, progress)
-    return tally.report(segments=tuple(_name(segment) for segment in segments), dry_run=dry_run)
+        if compute_sha256:
+            watch.hashing = stack.enter_context(closing(Hashing(watch.tell)))
+        first_segment = 0
+        for run in found.runs:
+            places = Places(bases(run.files[0], base_dir))
+            batch = Batch(target, places, tally, watch.hashing)
+            _Import(settings, batch, places, tally, watch).read(run, first_segment)
+            first_segment += len(run.files)
+    watch.tell()
+    labels = tuple(label for run in found.runs for label in run.labels)
+    return tally.report(segments=labels, passed_over=found.passed_over, dry_run=dry_run)
+
+
+class _Settings(Struct, frozen=True):
+    """What the caller has asked for."""
+
+    require_files: bool
+    timezone: tzinfo
+    default_resolver: str
+    rejects: BinaryIO | None
+    progress: Callable[[Progress], object] | None
+
+
+class _Watch:
+    """Knows how far the import is, and tells who wants to know."""
+
+    def __init__(self, tally: Tally, progress: Callable[[Progress], object] | None, total: int | None) -> None:
+        self._tally = tally
+        self._progress = progress
+        self._total = total
+        self._finished = 0
+        self.hashing: Hashing | None = None
+        self.position: Callable[[], int] = lambda: 0
+
+    def tell(self) -> None:
+        """Say how far it is."""
+        if self._progress is not None:
+            hashed = (self.hashing.files, self.hashing.bytes) if self.hashing else (0, 0)
+            self._progress(Progress(self._tally.lines, self._finished + self.position(), self._total, *hashed))
+
+    def finish_file(self) -> None:
+        """Count a file as read."""
+        self._finished += self.position()
+        self.position = lambda: 0
 
 
 class _Import:
-    """Takes lines one by one and decides what each is; what speaks of a document goes to the batch."""
+    """Takes the lines of a run one by one and decides what each is; what speaks of a document goes to the batch."""
 
-    def __init__(
-        self,
-        batch: Batch,
-        places: Places,
-        tally: Tally,
-        *,
-        require_files: bool,
-        timezone: tzinfo,
-        default_resolver: str,
-        rejects: BinaryIO | None,
-        batch_lines: int,
-    ) -> None:
+    def __init__(self, settings: _Settings, batch: Batch, places: Places, tally: Tally, watch: _Watch) -> None:
+        self._settings = settings
+        self._timezone = settings.timezone
+        self._require_files = settings.require_files
         self._batch = batch
         self._places = places
         self._tally = tally
-        self._require_files = require_files
-        self._timezone = timezone
-        self._default_resolver = default_resolver
-        self._rejects = rejects
+        self._watch = watch
         self._attempts = Attempts()
         self._position: Position = (0, 0)
-        self._batch_lines = batch_lines
+        self._batch_lines = BATCH_LINES if watch.hashing is None else BATCH_LINES_HASHED
+        self._is_index = False
+        self._written_at: datetime | None = None
 
-    def read(self, segments: list[Path | None], progress: Callable[[Progress], object] | None) -> None:
-        """Import all segments, in order."""
-        total = _bytes_total(segments)
-        finished = 0
-        for index, segment in enumerate(segments):
-            with reading.opened(segment) as (stream, position):
-                for number, raw in enumerate(reading.lines(stream, _name(segment), self._reject), 1):
+    def read(self, run: Run, first_segment: int) -> None:
+        """Import all files of a run, in order; `first_segment` is the number of the first among those of all runs."""
+        batch, tally, take = self._batch, self._tally, self._take
+        self._is_index = run.kind == "index"
+        for index, (file, label) in enumerate(zip(run.files, run.labels, strict=True), first_segment):
+            with rows(file, run.kind, label, self._reject) as (numbered, position):
+                if run.kind in {"index", "table"}:
+                    self._written_at = _written_at(file)
+                self._watch.position = position
+                for number, row in numbered:
                     self._position = index, number
-                    self._take(raw)
-                    if len(self._batch) >= self._batch_lines or self._batch.bytes >= BATCH_BYTES:
+                    take(row)
+                    if batch.entries >= self._batch_lines or batch.bytes >= BATCH_BYTES:
                         self._flush()
-                    if progress and number % PROGRESS_LINES == 0:
-                        progress(Progress(self._tally.lines, finished + position(), total))
-                finished += position()
+                    if not tally.lines % PROGRESS_LINES:
+                        self._watch.tell()
+                self._watch.finish_file()
         self._flush()
-        if progress:
-            progress(Progress(self._tally.lines, finished, total))
 
-    def _take(self, raw: bytes | None) -> None:
+    def _take(self, row: Row) -> None:
         self._tally.lines += 1
-        if raw is None:
+        if row is None:
             self._other("broken", "too-long")
-        elif raw.isspace():
-            self._other("blank", "blank")
+        elif isinstance(row, Unreadable):
+            self._other("broken", row.reason)
+            self._reject_line(row.raw)
         else:
             try:
-                self._take_line(lines.parse(raw), raw)
+                claim = None if self._is_index else plain_claim(row, self._timezone)
+                if claim is not None:
+                    self._take_claim(claim, row)
+                elif row.isspace():
+                    self._other("blank", "blank")
+                else:
+                    self._take_line(lines.parse(row), row)
             except BrokenLineError as error:
                 self._other("broken", error.reason)
-                self._reject_line(raw)
+                self._reject_line(row)
 
     def _take_line(self, line: Line, raw: bytes) -> None:
         kind = line.record_type
@@ -180,21 +224,30 @@ class _Import:
         self._take_document(structs.replace(line, **changes), raw, notes, first_page=2)
 
     def _take_document(self, line: Line, raw: bytes, notes: tuple[str, ...], *, first_page: int) -> None:
+        settings = self._settings
         claim = lines.claim(
-            line, timezone=self._timezone, default_resolver=self._default_resolver, first_page=first_page
+            line, timezone=settings.timezone, default_resolver=settings.default_resolver, first_page=first_page
         )
         if claim.location is None:
             self._other("skipped", "no-location")
             return
-        place = self._places.find(claim.location)
-        if place.is_missing and self._require_files:
-            self._other("skipped", "file-missing")
-            return
+        if self._is_index:
+            # An index says what there is and not how it came, so what the catalog knows of the path comes first.
+            claim.exists = True
+        if claim.created_at is None:
+            claim.created_at = self._written_at
         if claim.source_url is None and not claim.exists:
             notes += ("url-absent",)
         if notes:
             claim.notes += notes
-        self._batch.add(Entry(claim, place, raw, self._position))
+        self._take_claim(claim, raw)
+
+    def _take_claim(self, claim: Claim, raw: bytes) -> None:
+        place = self._places.find(claim.location or "")
+        if self._require_files and place.is_missing:
+            self._other("skipped", "file-missing")
+        else:
+            self._batch.add(Entry(claim, place, raw, self._position))
 
     def _flush(self) -> None:
         for entry, reason in self._batch.flush():
@@ -208,17 +261,18 @@ class _Import:
         self._reject(raw if raw.endswith(b"\n") else raw + b"\n")
 
     def _reject(self, piece: bytes) -> None:
-        if self._rejects is not None:
-            self._rejects.write(piece)
+        if self._settings.rejects is not None:
+            self._settings.rejects.write(piece)
 
 
-def _name(segment: Path | None) -> str:
-    return "-" if segment is None else segment.name
+def _written_at(file: Path | None) -> datetime | None:
+    """Return when a file was written: what has no times of its own then says the same whenever it is imported."""
+    return None if file is None else clock.from_micros(file.stat().st_mtime_ns // 1000)
 
 
-def _bytes_total(segments: list[Path | None]) -> int | None:
+def _bytes_total(runs: Sequence[Run]) -> int | None:
     try:
-        sizes = [segment.stat().st_size for segment in segments if segment is not None]
+        sizes = [file.stat().st_size for run in runs for file in run.files if file is not None]
     except OSError:
         return None
-    return sum(sizes) if len(sizes) == len(segments) else None
+    return sum(sizes) if None not in runs[0].files else None

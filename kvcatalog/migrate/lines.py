@@ -94,6 +94,7 @@ class Line(Struct, gc=False):
     sha256: Value = None
     sha: Value = None
     path: Value = None
+    pdf_path: Value = None
     storage_uri: Value = None
     html_paths: Any = None
     extracted_text_path: Value = None
@@ -246,7 +247,7 @@ def claim(line: Line, *, timezone: tzinfo = UTC, default_resolver: str = "unknow
 
 def location(line: Line) -> str | None:
     """Return the URI or path of the document's file, None where there is none."""
-    text = first(line.storage_uri, line.path)
+    text = first(line.storage_uri, line.path, line.pdf_path)
     if text is None:
         return None
     if not isinstance(text, str) or "\0" in text:

@@ -78,12 +78,9 @@ def _place_of_uri(uri: str) -> Place:
 
 
 def _place(path: str) -> Place:
-    return Place(uri_of(path), path, _size(path))
-
-
-def _size(path: str) -> int | None:
+    uri = uri_of(path)
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return Place(uri, path, None)
+    return Place(uri, path, status.st_size if stat.S_ISREG(status.st_mode) else None)

@@ -66,7 +66,7 @@ def opened(path: Path | None) -> Iterator[tuple[io.BufferedReader[Any], Callable
             raw = _standard_input() if path is None else stack.enter_context(path.open("rb", buffering=0))
             counted = _Counted(raw)
             plain = io.BufferedReader(counted, 1 << 18)
-            with _translated(label):
+            with translated(label):
                 head = plain.peek(16)
             yield _decompressed(plain, head, path.suffix if path else "", label), lambda: counted.count
         except OSError as error:
@@ -78,7 +78,7 @@ def lines(stream: io.BufferedReader[Any], label: str, overlong: Callable[[bytes]
 
     A byte order mark before the first line is left out. ManifestError where the stream breaks off.
     """
-    with _translated(label):
+    with translated(label):
         if stream.peek(len(_BOM)).startswith(_BOM):
             stream.read(len(_BOM))
     while line := _readline(stream, LINE_BYTES_MAX, label):
@@ -122,12 +122,13 @@ def _decompressed(plain: io.BufferedReader[Any], head: bytes, suffix: str, label
     if head.startswith(_ZSTD_MAGIC):
         return io.BufferedReader(_ZstdReader(plain, label), 1 << 18)
     if head.startswith(_SQLITE_MAGIC):
-        raise ManifestError(f"{label} is a database; give the manifest.jsonl beside it")
+        raise ManifestError(f"{label} is a database; give its file, unpacked")
     return plain
 
 
 @contextmanager
-def _translated(label: str) -> Iterator[None]:
+def translated(label: str) -> Iterator[None]:
+    """Turn what reading raises into ManifestError."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:

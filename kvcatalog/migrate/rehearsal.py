@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from kvcatalog.models import (
     DocumentRecord,
-    OnConflict,
     Registration,
     RegistrationRequest,
+    SightingRequest,
     VariantRecord,
     VariantRegistration,
+    VariantRegistrationRequest,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from datetime import datetime
 
     from kvcatalog.migrate.batch import Target
     from kvcatalog.store.protocol import CatalogStore
@@ -66,31 +67,13 @@ class _Rehearsal:
     def get_variants(self, document_id: int) -> list[VariantRecord]:
         return self._scratch.get_variants(document_id)
 
-    def register_variant(
-        self,
-        *,
-        document_id: int,
-        variant: str,
-        storage_uri: str,
-        bytes: int,  # noqa: A002
-        content_type: str | None = None,
-        sha256: str | None = None,
-        created_at: datetime | None = None,
-        on_conflict: OnConflict = "keep",
-    ) -> VariantRegistration:
-        return self._scratch.register_variant(
-            document_id=document_id,
-            variant=variant,
-            storage_uri=storage_uri,
-            bytes=bytes,
-            content_type=content_type,
-            sha256=sha256,
-            created_at=created_at,
-            on_conflict=on_conflict,
-        )
+    def register_variants(
+        self, requests: Iterable[VariantRegistrationRequest], *, batch_size: int = 10_000
+    ) -> Iterator[VariantRegistration]:
+        return self._scratch.register_variants(requests, batch_size=batch_size)
 
-    def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool:
-        return self._scratch.record_sighting(document_id, run_id, seen_at=seen_at)
+    def record_sightings(self, sightings: Iterable[SightingRequest], *, batch_size: int = 10_000) -> Iterator[bool]:
+        return self._scratch.record_sightings(sightings, batch_size=batch_size)
 
     def _copy(self, artifact_ids: Iterable[str]) -> None:
         """Copy the documents of artifacts that the scratch catalog does not know, oldest first, and their variants.
@@ -103,18 +86,21 @@ class _Rehearsal:
             for artifact_id in unknown
             for record in sorted(self._catalog.get_by_artifact(artifact_id), key=lambda record: record.id)
         ]
-        requests = [_request(record) for record in records]
-        for record, copy in zip(records, self._scratch.register_many(requests), strict=True):
-            for variant in self._catalog.get_variants(record.id):
-                self._scratch.register_variant(
-                    document_id=copy.record.id,
-                    variant=variant.variant,
-                    storage_uri=variant.storage_uri,
-                    bytes=variant.bytes,
-                    content_type=variant.content_type,
-                    sha256=variant.sha256,
-                    created_at=variant.created_at,
-                )
+        copies = self._scratch.register_many([_request(record) for record in records])
+        variants = (
+            VariantRegistrationRequest(
+                document_id=copy.record.id,
+                variant=variant.variant,
+                storage_uri=variant.storage_uri,
+                bytes=variant.bytes,
+                content_type=variant.content_type,
+                sha256=variant.sha256,
+                created_at=variant.created_at,
+            )
+            for record, copy in zip(records, copies, strict=True)
+            for variant in self._catalog.get_variants(record.id)
+        )
+        deque(self._scratch.register_variants(variants), maxlen=0)
 
 
 def _request(record: DocumentRecord) -> RegistrationRequest:

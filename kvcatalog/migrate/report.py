@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
+from kvcatalog.models import Outcome
+
 LineClass = Literal[
     "documents", "misses", "failures", "skipped", "attempts", "other_records", "foreign", "blank", "broken"
 ]
@@ -28,11 +30,16 @@ class Reason(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """How far an import is; `bytes_total` is None where it cannot be known (standard input)."""
+    """How far an import is; `bytes_total` is None where it cannot be known (standard input).
+
+    `hashed_files` and `hashed_bytes` tell what was read of the files that lines name.
+    """
 
     lines: int
     bytes_read: int
     bytes_total: int | None
+    hashed_files: int = 0
+    hashed_bytes: int = 0
 
 
 class ImportReport(Struct, frozen=True, kw_only=True):
@@ -50,11 +57,13 @@ class ImportReport(Struct, frozen=True, kw_only=True):
     `existing` includes the lines that were matched to a document instead of being registered. `sightings` counts lines
     of one run about a document of another, whether or not the catalog knew. `missing_files` counts documents in the
     catalog whose file was not found, `unhashed_files` files that were to be hashed and could not be read.
-    `reasons` has every line that is no document exactly once; `notes` tell what was dropped from, or odd about, those
-    that are.
+    `passed_over` names the files of a folder that add nothing: side files of a run whose lines were read, and files
+    that turned out to be no manifest. `reasons` has every line that is no document exactly once; `notes` tell what was
+    dropped from, or odd about, those that are.
     """
 
     segments: tuple[str, ...]
+    passed_over: tuple[str, ...]
     dry_run: bool
     understood: bool
     lines: int
@@ -95,24 +104,32 @@ class Tally:
         self._reasons: dict[tuple[LineClass, str], _Count] = {}
         self._notes: dict[str, _Count] = {}
 
-    def document(self) -> None:
-        """Count a line as a document."""
+    def document(self, outcome: Outcome) -> None:
+        """Count a line as a document, and what its registration did."""
         self._classes["documents"] += 1
+        self.figures[outcome] += 1
 
     def other(self, line_class: LineClass, reason: str, position: Position) -> None:
         """Count a line that is no document, with its reason."""
         self._classes[line_class] += 1
-        self._reasons.setdefault((line_class, reason), _Count()).add(position)
+        count = self._reasons.get((line_class, reason))
+        if count is None:
+            count = self._reasons[line_class, reason] = _Count()
+        count.add(position)
 
     def note(self, reason: str, position: Position) -> None:
         """Count something about a document's line."""
-        self._notes.setdefault(reason, _Count()).add(position)
+        count = self._notes.get(reason)
+        if count is None:
+            count = self._notes[reason] = _Count()
+        count.add(position)
 
-    def report(self, *, segments: tuple[str, ...], dry_run: bool) -> ImportReport:
+    def report(self, *, segments: tuple[str, ...], passed_over: tuple[str, ...], dry_run: bool) -> ImportReport:
         """Return what was counted."""
         figure = self.figures
         return ImportReport(
             segments=segments,
+            passed_over=passed_over,
             dry_run=dry_run,
             understood=not self._classes["broken"],
             lines=self.lines,
@@ -127,8 +144,8 @@ class Tally:
             variants_conflicting=figure["variant-conflict"],
             variants_left_out=figure["variant-left-out"],
             sightings=figure["sighting"],
-            missing_files=figure["missing-file"],
-            dropped_digests=self._notes["digest-dropped"].count if "digest-dropped" in self._notes else 0,
+            missing_files=self._noted("file-missing"),
+            dropped_digests=self._noted("digest-dropped"),
             hashed_files=figure["hashed"],
             unhashed_files=figure["unhashed"],
             reasons=tuple(
@@ -140,6 +157,9 @@ class Tally:
                 for reason, count in sorted(self._notes.items())
             ),
         )
+
+    def _noted(self, reason: str) -> int:
+        return self._notes[reason].count if reason in self._notes else 0
 
 
 class _Count:

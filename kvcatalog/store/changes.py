@@ -50,6 +50,7 @@ from kvcatalog.schema import (
     location_key,
     name_key,
     sighting_key,
+    totals,
     totals_of,
     unhashed_content,
 )
@@ -57,6 +58,9 @@ from kvcatalog.store import reading
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, Tally
 
 Source = TypeVar("Source")
+
+_FEW_DOCUMENTS = 2
+"""So few are stored one by one sooner than as many."""
 
 
 def put_document(transaction: WriteTransaction, document_id: int, old: DocumentRow, new: DocumentRow | None) -> None:
@@ -78,10 +82,14 @@ def put_document(transaction: WriteTransaction, document_id: int, old: DocumentR
 def put_new_documents(
     transaction: WriteTransaction, numbers: Iterable[int], rows_by_key: dict[bytes, DocumentRow]
 ) -> None:
-    """Store new documents under ascending ids, with index rows and counters, each table in the order of its keys.
+    """Store new documents under ascending ids, with index rows and counters.
 
-    `rows_by_key` has them under their composite keys.
+    `rows_by_key` has them under their composite keys. Many go in table by table, each in the order of its keys.
     """
+    if len(rows_by_key) <= _FEW_DOCUMENTS:
+        for document_id, (key, row) in zip(numbers, rows_by_key.items(), strict=True):
+            _put_new_document(transaction, id_key(document_id), key, row)
+        return
     rows = list(rows_by_key.values())
     ids = [id_key(number) for number in numbers]
     encode = DOCUMENT_CODEC.encode
@@ -104,15 +112,30 @@ def put_new_documents(
         _count_duplicates_of(transaction, digest)
 
 
+def _put_new_document(transaction: WriteTransaction, document_id: bytes, key: bytes, row: DocumentRow) -> None:
+    put = transaction.put
+    put(DOCUMENTS, document_id, DOCUMENT_CODEC.encode(document_id, row), append=True)
+    digest = row.digest
+    is_repeated = digest is not None and (
+        transaction.get(BY_SHA256, digest) is not None or transaction.get(VARIANTS_BY_SHA256, digest) is not None
+    )
+    for index in DOCUMENT_INDEXES:
+        table = index.table
+        for index_key in (key,) if table is BY_KEY else index.keys(row):
+            put(table, index_key, document_id, append=table.sets)
+    _count_new_documents(transaction, [row])
+    if digest is not None and is_repeated:
+        _count_duplicates_of(transaction, digest)
+
+
 def _count_new_documents(transaction: WriteTransaction, rows: list[DocumentRow]) -> None:
-    alike: dict[tuple[str, str | None, bool], list[DocumentRow]] = {}
+    alike: dict[tuple[str, str | None, bool], list[int]] = {}
     for row in rows:
-        alike.setdefault((row.resolver, row.content_type, row.digest is None), []).append(row)
+        alike.setdefault((row.resolver, row.content_type, row.digest is None), []).append(row.size)
     tally = Tally.of(transaction)
-    for group in alike.values():
-        size = sum([row.size for row in group])
-        for name, label in totals_of(group[0]):
-            tally.add(name, label, count=len(group), size=size)
+    for group, sizes in alike.items():
+        for name, label in totals(*group):
+            tally.add(name, label, count=len(sizes), size=sum(sizes))
 
 
 def put_variant(transaction: WriteTransaction, variant_id: int, old: VariantRow | None, new: VariantRow | None) -> None:

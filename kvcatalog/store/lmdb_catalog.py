@@ -24,13 +24,15 @@ from kvcatalog.models import (
     Registration,
     RegistrationFields,
     RegistrationRequest,
+    SightingRequest,
     UnsetType,
     VariantRecord,
     VariantRegistration,
+    VariantRegistrationRequest,
 )
 from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
-from kvcatalog.store.operations import Scribe
+from kvcatalog.store.operations import Scribe, register_documents
 from kvcatalog.store.protocol import Restorable, Restored
 from kvcatalog.store.tally import DOCUMENT_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
 
@@ -134,7 +136,7 @@ class LmdbCatalog(LmdbUpkeep):
         return AsyncCatalog(self, self._writer)
 
     def register_many(
-        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
+        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 20_000
     ) -> Iterator[Registration]:
         """See CatalogStore."""
         values.positive("batch_size", batch_size)
@@ -244,6 +246,15 @@ class LmdbCatalog(LmdbUpkeep):
 
         return self._refer(self._inside(operation))
 
+    def register_variants(
+        self, requests: Iterable[VariantRegistrationRequest], *, batch_size: int = 10_000
+    ) -> Iterator[VariantRegistration]:
+        """See CatalogStore."""
+        values.positive("batch_size", batch_size)
+        waiting = iter(requests)
+        while batch := list(islice(waiting, batch_size)):
+            yield from self._refer(self._inside(_registering_variants(batch)))
+
     def delete_variant(self, document_id: int, variant: str, *, reason: str | None = None) -> VariantRecord:
         """See CatalogStore."""
         values.record_id("document_id", document_id)
@@ -261,6 +272,13 @@ class LmdbCatalog(LmdbUpkeep):
         values.required_text("run_id", run_id)
         seen = self._clock() if seen_at is None else to_micros(values.moment("seen_at", seen_at))
         return self._write(lambda txn, _: operations.record_sighting(txn, document_id, run_id, seen))
+
+    def record_sightings(self, sightings: Iterable[SightingRequest], *, batch_size: int = 10_000) -> Iterator[bool]:
+        """See CatalogStore."""
+        values.positive("batch_size", batch_size)
+        waiting = iter(sightings)
+        while batch := list(islice(waiting, batch_size)):
+            yield from self._write(_recording_sightings(batch))
 
     def _registering(self, request: RegistrationRequest) -> _Registering:
         self._check_writable()
@@ -289,18 +307,7 @@ class _Registering:
     ) -> list[Registration | CatalogError]:
         now = max([operation.now for operation in operations])
         scribe = Scribe(self.roots.at(transaction), now, self.command)
-        return _registrations(transaction, [operation.request for operation in operations], scribe)
-
-
-def _registrations(
-    transaction: WriteTransaction, requests: list[registering.DocumentRequest], scribe: Scribe
-) -> list[Registration | CatalogError]:
-    return [
-        done
-        if isinstance(done, CatalogError)
-        else Registration(reading.document_record(done.document_id, done.row, scribe.roots), done.outcome)
-        for done in operations.register_documents(transaction, requests, scribe)
-    ]
+        return register_documents(transaction, [operation.request for operation in operations], scribe)
 
 
 def _registering_all(
@@ -310,10 +317,55 @@ def _registering_all(
 
     def operation(transaction: WriteTransaction, scribe: Scribe) -> list[Registration]:
         results = []
-        for result in _registrations(transaction, checked, scribe):
+        for result in register_documents(transaction, checked, scribe):
             if isinstance(result, CatalogError):
                 raise result
             results.append(result)
         return results
+
+    return operation
+
+
+def _registering_variants(
+    requests: list[VariantRegistrationRequest],
+) -> Callable[[WriteTransaction, Scribe], list[VariantRegistration]]:
+    checked = [
+        registering.checked_variant(
+            request.document_id,
+            request.variant,
+            registering.checked_content(request.bytes, request.sha256, request.storage_uri),
+            content_type=request.content_type,
+            created_at=request.created_at,
+            on_conflict=request.on_conflict,
+            blob_epoch=request.blob_epoch,
+            links=request.links,
+        )
+        for request in requests
+    ]
+
+    def operation(transaction: WriteTransaction, scribe: Scribe) -> list[VariantRegistration]:
+        return [
+            VariantRegistration(reading.variant_record(variant_id, row, scribe.roots), outcome)
+            for variant_id, row, outcome in operations.register_variants(transaction, checked, scribe)
+        ]
+
+    return operation
+
+
+def _recording_sightings(sightings: list[SightingRequest]) -> Callable[[WriteTransaction, Scribe], list[bool]]:
+    checked = [
+        (
+            values.record_id("document_id", sighting.document_id),
+            values.required_text("run_id", sighting.run_id),
+            None if sighting.seen_at is None else to_micros(values.moment("seen_at", sighting.seen_at)),
+        )
+        for sighting in sightings
+    ]
+
+    def operation(transaction: WriteTransaction, scribe: Scribe) -> list[bool]:
+        return [
+            operations.record_sighting(transaction, document_id, run_id, scribe.now if seen is None else seen)
+            for document_id, run_id, seen in checked
+        ]
 
     return operation

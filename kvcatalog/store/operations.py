@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from kvcatalog.errors import BlobCondemnedError, CatalogError, InvalidValueError, NotFoundError
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.models import Outcome, Root
+from kvcatalog.models import Outcome, Registration, Root
 from kvcatalog.schema import (
     BY_KEY,
     META,
@@ -45,14 +45,6 @@ class Scribe(Struct, frozen=True):
     reason: str | None = None
 
 
-class Registered(Struct, gc=False):
-    """A document as it stands, and what the registration did; the id of a new one is set when it is stored."""
-
-    document_id: int
-    row: DocumentRow
-    outcome: Outcome
-
-
 class Target(Struct, frozen=True):
     """What an operation changes: a document, or a variant of one."""
 
@@ -63,63 +55,75 @@ class Target(Struct, frozen=True):
 
 def register_documents(
     transaction: WriteTransaction, requests: list[DocumentRequest], scribe: Scribe
-) -> list[Registered | CatalogError]:
+) -> list[Registration | CatalogError]:
     """Store documents, or add to what is stored under their keys; the results are in the order of the requests.
 
     A request that cannot be met has its error as result and leaves the others alone.
     """
-    results: list[Registered | CatalogError] = []
+    results: dict[int, Registration | CatalogError] = {}
     known = transaction.first_values(BY_KEY, sorted([request.key for request in requests]))
     new: dict[bytes, _NewDocument] = {}
-    for request in requests:
+    may_condemn = upkeep.may_condemn(transaction)
+    for position, request in enumerate(requests):
         if request.key in new:  # the same document twice in one batch
-            known |= _store_new(transaction, new)
+            known |= _store_new(transaction, new, results, scribe)
         value = known.get(request.key)
         writes = transaction.writes
         try:
             _refuse_what_may_be_gone(transaction, request, scribe)
             if value is None:
-                location = locate(transaction, request.content.storage_uri, request.content.digest, scribe)
+                content = request.content
+                if may_condemn:
+                    _refuse_condemned(transaction, content.storage_uri, scribe)
+                location = scribe.roots.locate(content.storage_uri, content.digest)
+                links = _link_locations(transaction, request, scribe)
                 row = registering.new_document(request, location, scribe.now)
-                registered = Registered(0, row, "registered")
-                new[request.key] = _NewDocument(registered, _link_locations(transaction, request, scribe))
-                results.append(registered)
+                new[request.key] = _NewDocument(position, row, content.storage_uri, links)
             else:
-                results.append(_register_again(transaction, value, request, scribe))
+                results[position] = _register_again(transaction, value, request, scribe)
         except CatalogError as error:
             if transaction.writes != writes:
                 raise
-            results.append(error)
-    _store_new(transaction, new)
-    return results
+            results[position] = error
+    _store_new(transaction, new, results, scribe)
+    return [results[position] for position in range(len(requests))]
 
 
 class _NewDocument(Struct, gc=False):
-    """A document that is about to be stored, and further places of its blob."""
+    """A document that is about to be stored, where in its batch it came, and the places of its blob."""
 
-    registered: Registered
+    position: int
+    row: DocumentRow
+    storage_uri: str
     links: Sequence[Location]
 
 
-def _store_new(transaction: WriteTransaction, new: dict[bytes, _NewDocument]) -> dict[bytes, bytes]:
-    """Store what is new, complete the results, and return the ids by key; then nothing is new any more."""
+def _store_new(
+    transaction: WriteTransaction,
+    new: dict[bytes, _NewDocument],
+    results: dict[int, Registration | CatalogError],
+    scribe: Scribe,
+) -> dict[bytes, bytes]:
+    """Store what is new, put down the results, and return the ids by key; then nothing is new any more."""
     if not new:
         return {}
     first_id = _next_id(transaction, DOCUMENT_ID, len(new))
     numbers = range(first_id, first_id + len(new))
-    changes.put_new_documents(transaction, numbers, {key: document.registered.row for key, document in new.items()})
-    for document_id, document in zip(numbers, new.values(), strict=True):
-        document.registered.document_id = document_id
+    changes.put_new_documents(transaction, numbers, {key: document.row for key, document in new.items()})
+    ids: dict[bytes, bytes] = {}
+    for document_id, (key, document) in zip(numbers, new.items(), strict=True):
+        ids[key] = id_key(document_id)
         if document.links:
             _put_links(transaction, document_id, document.links)
-    ids = {key: id_key(document_id) for document_id, key in enumerate(new, first_id)}
+        record = reading.document_record(document_id, document.row, scribe.roots, document.storage_uri)
+        results[document.position] = Registration(record, "registered")
     new.clear()
     return ids
 
 
 def _register_again(
     transaction: WriteTransaction, value: bytes, request: DocumentRequest, scribe: Scribe
-) -> Registered:
+) -> Registration:
     """Add to what is stored under a key."""
     document_id, old = reading.document_with_key(
         transaction, value, request.artifact_id, request.source_url, request.resolver
@@ -138,7 +142,7 @@ def _register_again(
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
-    return Registered(document_id, row, outcome)
+    return Registration(reading.document_record(document_id, row, scribe.roots), outcome)
 
 
 def register_variant(
@@ -168,6 +172,13 @@ def register_variant(
         _keep_conflict(transaction, target, request, None, scribe)
     _put_links(transaction, request.document_id, links)
     return variant_id, row, outcome
+
+
+def register_variants(
+    transaction: WriteTransaction, requests: list[VariantRequest], scribe: Scribe
+) -> list[tuple[int, VariantRow, Outcome]]:
+    """Do as `register_variant` does for many; the results are in the order of the requests."""
+    return [register_variant(transaction, request, scribe) for request in requests]
 
 
 def update_document(
@@ -285,11 +296,14 @@ def _refuse_what_may_be_gone(
 
 def locate(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:
     """Return where a blob lies that is about to be referred to; BlobCondemnedError if it is being taken away."""
-    if upkeep.may_condemn(transaction) and any(
-        upkeep.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)
-    ):
-        raise BlobCondemnedError(f"{uri}: garbage collection is taking away what lies there")
+    if upkeep.may_condemn(transaction):
+        _refuse_condemned(transaction, uri, scribe)
     return scribe.roots.locate(uri, digest)
+
+
+def _refuse_condemned(transaction: WriteTransaction, uri: str, scribe: Scribe) -> None:
+    if any(upkeep.is_condemned(transaction, *place) for place in scribe.roots.candidates(uri)):
+        raise BlobCondemnedError(f"{uri}: garbage collection is taking away what lies there")
 
 
 def _link_locations(

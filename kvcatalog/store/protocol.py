@@ -34,9 +34,11 @@ from kvcatalog.models import (
     RegistrationRequest,
     Root,
     Sighting,
+    SightingRequest,
     UnsetType,
     VariantRecord,
     VariantRegistration,
+    VariantRegistrationRequest,
 )
 
 if TYPE_CHECKING:
@@ -164,7 +166,7 @@ class CatalogStore(Protocol):
         ...
 
     def register_many(
-        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 10_000
+        self, requests: Iterable[RegistrationRequest], *, batch_size: int = 20_000
     ) -> Iterator[Registration]:
         """Register a stream, `batch_size` requests a transaction, and yield the results in its order.
 
@@ -292,6 +294,15 @@ class CatalogStore(Protocol):
         """Store another form of a document under its name, with the rules of `register`."""
         ...
 
+    def register_variants(
+        self, requests: Iterable[VariantRegistrationRequest], *, batch_size: int = 10_000
+    ) -> Iterator[VariantRegistration]:
+        """Register a stream of variants, with the promises of `register_many`.
+
+        A request for a document that is not there raises NotFoundError and stores nothing of its batch.
+        """
+        ...
+
     def blob_epoch(self) -> int:
         """Return a number that grows whenever a blob may have been taken away.
 
@@ -322,6 +333,13 @@ class CatalogStore(Protocol):
 
     def record_sighting(self, document_id: int, run_id: str, *, seen_at: datetime | None = None) -> bool:
         """Remember that a run met a document again; False if that was known, or if it is the record's own run."""
+        ...
+
+    def record_sightings(self, sightings: Iterable[SightingRequest], *, batch_size: int = 10_000) -> Iterator[bool]:
+        """Remember a stream of sightings, with the answers of `record_sighting` and the promises of `register_many`.
+
+        A document that is not there raises NotFoundError, and nothing of its batch is stored.
+        """
         ...
 
     def get_sightings(self, *, run_id: str | None = None, document_id: int | None = None) -> Iterator[Sighting]:

@@ -170,8 +170,10 @@ def keys_with_prefix(transaction: ReadTransaction, table: Table, prefix: bytes) 
     return [key for key, _ in transaction.items(table, prefix, prefix_end(prefix))]
 
 
-def document_record(document_id: int, row: DocumentRow, roots: RootMap) -> DocumentRecord:
-    """Return a row as what the catalog gives out."""
+def document_record(
+    document_id: int, row: DocumentRow, roots: RootMap, storage_uri: str | None = None
+) -> DocumentRecord:
+    """Return a row as what the catalog gives out; `storage_uri` is the URI of its location, where that is known."""
     created = from_micros(row.created)
     return DocumentRecord(
         document_id,
@@ -181,7 +183,7 @@ def document_record(document_id: int, row: DocumentRow, roots: RootMap) -> Docum
         row.content_type,
         row.size,
         None if row.digest is None else row.digest.hex(),
-        roots.uri((row.root, row.path), row.digest),
+        storage_uri or roots.uri((row.root, row.path), row.digest),
         created,
         from_micros(row.created + row.updated_after) if row.updated_after else created,
         row.run_id,

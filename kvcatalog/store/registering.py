@@ -57,10 +57,9 @@ class VariantRequest(Struct, frozen=True, gc=False):
 
 def checked_content(size: int, sha256: str | None, storage_uri: str) -> Content:
     """Return the three that describe a content, checked; InvalidValueError names the field."""
-    digest = values.digest("sha256", sha256)
     return Content(
         values.size("bytes", size),
-        None if digest is None else bytes.fromhex(digest),
+        None if sha256 is None or sha256 == "" else values.raw_digest("sha256", sha256),
         values.required_text("storage_uri", storage_uri),
     )
 

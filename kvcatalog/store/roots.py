@@ -27,9 +27,9 @@ class RootMap:
         """Return the location under which a URI is stored."""
         for base, root in self._bases:
             if uri.startswith(base):
-                path = uri[len(base) :]
-                if digest is not None and path == cas_relative_path(root.cas_prefix, digest):
+                if digest is not None and uri == base + cas_relative_path(root.cas_prefix, digest):
                     return root.id, None
+                path = uri[len(base) :]
                 if path:
                     return root.id, path
         return None, uri

@@ -12,6 +12,9 @@ HOLD_ID = "last hold id"
 BLOB_EPOCH = "blob epoch"
 FORGOTTEN_EPOCH = "forgotten blob epoch"
 
+_KEPT_MAX = 1000
+"""How many counters are remembered from one transaction to the next."""
+
 
 def read_counter(transaction: ReadTransaction, name: str, label: str = "") -> CounterRow:
     """Return a counter as it was committed."""
@@ -25,17 +28,25 @@ class Tally:
 
     def __init__(self, transaction: WriteTransaction) -> None:
         self._transaction = transaction
-        self._rows: dict[tuple[str, str], CounterRow] = {}
+        self._before: dict[tuple[str, str], CounterRow] = {}
+        self.rows: dict[tuple[str, str], CounterRow] = {}
         self.any_condemned: bool | None = None
         """Whether there may be rows of condemned blobs; None before anybody has looked."""
+        before = transaction.inherited
+        if isinstance(before, Tally):
+            if len(before.rows) < _KEPT_MAX:
+                self._before = before.rows
+            if before.any_condemned is False:
+                self.any_condemned = False
+        self.rows.update(self._before)
 
     def add(self, name: str, label: str = "", *, count: int, size: int = 0) -> None:
         """Change a counter by some things and their bytes."""
-        self._rows[name, label] = self._row(name, label).plus(count, size)
+        self.rows[name, label] = self._row(name, label).plus(count, size)
 
     def next(self, name: str, count: int = 1) -> int:
         """Return the next id of a kind, the first of `count`; they are never given again once this has committed."""
-        row = self._rows[name, ""] = self._row(name, "").plus(count, 0)
+        row = self.rows[name, ""] = self._row(name, "").plus(count, 0)
         return row.count - count + 1
 
     def last(self, name: str) -> int:
@@ -48,7 +59,9 @@ class Tally:
 
     def write(self) -> None:
         """Put the counters back; those of nothing are removed."""
-        for (name, label), row in self._rows.items():
+        for (name, label), row in self.rows.items():
+            if row is self._before.get((name, label)):
+                continue
             key = counter_key(name, label)
             if row.count:
                 self._transaction.put(COUNTERS, key, COUNTER_CODEC.encode(key, row))
@@ -64,9 +77,9 @@ class Tally:
         return tally
 
     def _row(self, name: str, label: str) -> CounterRow:
-        row = self._rows.get((name, label))
+        row = self.rows.get((name, label))
         if row is None:
-            row = self._rows[name, label] = read_counter(self._transaction, name, label)
+            row = self.rows[name, label] = read_counter(self._transaction, name, label)
         return row
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bench import asking, bulk, durable, exporting, growth
+from tools.bench import asking, bulk, durable, exporting, growth, importing
 from tools.bench.parts import Bench, Row, machine, scratch, table
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     **{load.row: partial(durable.measure, load=load) for load in durable.LOADS},
     "futures": durable.measure_futures,
     "bulk": bulk.measure,
+    "importing": importing.measure,
     "lookups": asking.measure_lookups,
     "figures": asking.measure_figures,
     "export": exporting.measure,

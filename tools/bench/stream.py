@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kvcatalog import RegistrationRequest
 from kvcatalog.layout import cas_relative_path
-from tools.bench.workload import DUPLICATE_EVERY, FIRST_CREATED_MICROSECONDS, RESOLVERS, RUN_COUNT, Source, sql_row
+from tools.bench.workload import DUPLICATE_EVERY, FIRST_CREATED_MICROSECONDS, RESOLVERS, Source, sql_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +22,8 @@ _STRIDE = 2_654_435_761
 _NUMBERS = 1 << 32
 """A prime and a power of two: steps of the one visit every number below the other once."""
 BATCH_RECORDS = 10_000
+RUN_RECORDS = 50_000
+"""Runs come one after the other."""
 
 
 def source_at(position: int) -> Source:
@@ -39,7 +41,7 @@ def source_at(position: int) -> Source:
         sha256=_digest(position),
         created=created,
         updated=created,
-        run_id=hashlib.sha256(b"run %d" % (noise[8] % RUN_COUNT)).hexdigest()[:32],
+        run_id=hashlib.sha256(b"run %d" % (position // RUN_RECORDS)).hexdigest()[:32],
     )
 
 
