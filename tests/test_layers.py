@@ -21,7 +21,7 @@ IMPORTERS = {
     "lmdb": {"kvcatalog.kv.engine"},
     "opentelemetry": {"kvcatalog.telemetry"},
     "psycopg": {"kvcatalog.export_sql.postgres_server"},
-    "sqlite3": {"kvcatalog.sqlite_files", "kvcatalog.import_sql.sources"},
+    "sqlite3": {"kvcatalog.sqlite_files", "kvcatalog.import_sql.sources", "kvcatalog.migrate.database"},
     "urllib3": {"kvcatalog.pipeline"},
 }
 
