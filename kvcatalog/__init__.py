@@ -25,8 +25,11 @@ from kvcatalog.errors import (
     NetworkFileSystemError,
     NotFoundError,
     OutcomeUnknownError,
+    OutputExistsError,
     RootOwnershipError,
     RootUnreachableError,
+    SqlServerError,
+    SqlSourceError,
     StorageFailedError,
     StorageFullError,
     StoragePermissionError,
@@ -59,7 +62,9 @@ from kvcatalog.store import open_catalog
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, load_config
     from kvcatalog.digest import HashingWriter
+    from kvcatalog.export_sql import ExportReport, export_sql, export_to_postgres
     from kvcatalog.finalize import DownloadOutcome, finalize_candidate_download
+    from kvcatalog.import_sql import SqlImportReport, import_sql
     from kvcatalog.migrate import ImportReport, import_manifest
     from kvcatalog.storage import adopt_root
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
@@ -90,6 +95,7 @@ __all__ = [
     "DocumentRecord",
     "DownloadOutcome",
     "DuplicateGroup",
+    "ExportReport",
     "Filter",
     "FilterSyntaxError",
     "HashingWriter",
@@ -103,6 +109,7 @@ __all__ = [
     "NetworkFileSystemError",
     "NotFoundError",
     "OutcomeUnknownError",
+    "OutputExistsError",
     "Page",
     "Possession",
     "Registration",
@@ -112,6 +119,9 @@ __all__ = [
     "RootUnreachableError",
     "Sighting",
     "SightingRequest",
+    "SqlImportReport",
+    "SqlServerError",
+    "SqlSourceError",
     "StorageConfig",
     "StorageFailedError",
     "StorageFullError",
@@ -126,8 +136,11 @@ __all__ = [
     "VerifyRun",
     "__version__",
     "adopt_root",
+    "export_sql",
+    "export_to_postgres",
     "finalize_candidate_download",
     "import_manifest",
+    "import_sql",
     "load_config",
     "open_catalog",
     "parse_filter",
@@ -142,10 +155,15 @@ _ON_USE = {
     "load_config": "kvcatalog.config",
     "DownloadOutcome": "kvcatalog.finalize",
     "finalize_candidate_download": "kvcatalog.finalize",
+    "ExportReport": "kvcatalog.export_sql",
+    "export_sql": "kvcatalog.export_sql",
+    "export_to_postgres": "kvcatalog.export_sql",
     "HashingWriter": "kvcatalog.digest",
     "adopt_root": "kvcatalog.storage",
     "ImportReport": "kvcatalog.migrate",
     "import_manifest": "kvcatalog.migrate",
+    "SqlImportReport": "kvcatalog.import_sql",
+    "import_sql": "kvcatalog.import_sql",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
     "CatalogStore": "kvcatalog.store.protocol",
     "VerifyRun": "kvcatalog.verify",

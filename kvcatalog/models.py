@@ -208,6 +208,13 @@ class Verification(Struct, frozen=True, gc=False):
         return self.result == "ok"
 
 
+class Link(Struct, frozen=True, gc=False):
+    """A further place of a blob that a document owns."""
+
+    document_id: int
+    storage_uri: str
+
+
 class Sighting(Struct, frozen=True, gc=False):
     """A later run met a document that an earlier one had registered."""
 
@@ -311,6 +318,14 @@ class CatalogIdentity(Struct, frozen=True, gc=False):
     created_at: datetime
 
 
+class CatalogPosition(Struct, frozen=True, gc=False):
+    """A moment of a catalog by what had been given out: the last sequence number of its journal, and the last ids."""
+
+    journal: int
+    document: int
+    variant: int
+
+
 class Totals(Struct, frozen=True, gc=False):
     """How many documents, and the sum of their sizes in bytes."""
 
@@ -346,6 +361,7 @@ __all__ = [
     "UNSET",
     "BlobCheck",
     "CatalogIdentity",
+    "CatalogPosition",
     "CatalogStats",
     "CheckResult",
     "Claim",
@@ -356,6 +372,7 @@ __all__ = [
     "FindingKind",
     "JournalEntry",
     "JournalPruning",
+    "Link",
     "OnConflict",
     "Outcome",
     "Page",

@@ -62,6 +62,8 @@ def test_the_catalog_is_put_beside_its_baselines(tmp_path: Path) -> None:
         "stats",
         "dedup-report, totals",
         "dedup-report, every group",
+        "export-sql, SQLite file",
+        "export-sql, Postgres dump",
         "bulk registration, 100 records",
         "durable registration, 100 records",
         "verify, 3.73e-06 GiB in 4 files, the command",

@@ -37,6 +37,8 @@ _COMMANDS = {
     "stats": _Place("listing", "stats", "Print the catalog's figures."),
     "dedup-report": _Place("listing", "dedup_report", "List contents that are there more than once."),
     "import-manifest": _Place("importing", "import_manifest", "Register what manifests of runs state."),
+    "export-sql": _Place("sql", "export_sql", "Write the catalog for SQLite or PostgreSQL."),
+    "import-sql": _Place("sql", "import_sql", "Import a catalog from SQLite, or an export."),
     "add": _Place("adding", "add", "Store local files and register them."),
     "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
     "verify": _Place("verifying", "verify", "Read blobs and compare them with their records."),

@@ -136,3 +136,23 @@ def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator
             bar.update(task, completed=run.bytes_read, checked=run.counts.total(), found=found)
 
         yield follow
+
+
+@contextmanager
+def count_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[int, int | None], object]]:
+    """Show a line that counts while the context lasts; yields a function that takes a count and the total, if known."""
+    if not is_wanted or not sys.stderr.isatty():
+        yield lambda _count, _total: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed} {task.description}", markup=False),
+        progress.TimeElapsedColumn(),
+    )
+    console = Console(file=sys.__stderr__)
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda count, total: bar.update(task, completed=count, total=total)

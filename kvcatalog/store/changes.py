@@ -84,17 +84,19 @@ def put_document(transaction: WriteTransaction, document_id: int, old: DocumentR
     _count_duplicates(transaction, old, new)
 
 
-def put_new_documents(transaction: WriteTransaction, first_id: int, rows_by_key: dict[bytes, DocumentRow]) -> None:
-    """Store new documents under consecutive ids, with index rows and counters.
+def put_new_documents(
+    transaction: WriteTransaction, numbers: Iterable[int], rows_by_key: dict[bytes, DocumentRow]
+) -> None:
+    """Store new documents under ascending ids, with index rows and counters.
 
     `rows_by_key` has them under their composite keys. Many go in table by table, each in the order of its keys.
     """
     if len(rows_by_key) <= _FEW_DOCUMENTS:
-        for document_id, (key, row) in enumerate(rows_by_key.items(), first_id):
+        for document_id, (key, row) in zip(numbers, rows_by_key.items(), strict=True):
             _put_new_document(transaction, id_key(document_id), key, row)
         return
     rows = list(rows_by_key.values())
-    ids = [id_key(number) for number in range(first_id, first_id + len(rows))]
+    ids = [id_key(number) for number in numbers]
     encode = DOCUMENT_CODEC.encode
     transaction.put_many(DOCUMENTS, ((key, encode(key, row)) for key, row in zip(ids, rows, strict=True)), append=True)
     digests = sorted([row.digest for row in rows if row.digest is not None])

@@ -165,6 +165,13 @@ def sightings(
     return [sighting for sighting in found if run_id in {None, sighting.run_id}], last
 
 
+def all_sightings(transaction: ReadTransaction) -> Iterator[tuple[int, str, int]]:
+    """Yield the document, the run and the time of every sighting, by run."""
+    for key, value in transaction.items(SIGHTINGS):
+        row = SIGHTING_CODEC.decode(key, value)
+        yield id_of(key[-8:]), key[:-9].decode() if row.run_id is None else row.run_id, row.seen
+
+
 def conflicts(
     transaction: ReadTransaction, roots: RootMap, after: bytes | None, document_id: int | None
 ) -> tuple[list[Conflict], bytes | None]:

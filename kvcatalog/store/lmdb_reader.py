@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, get_args
 
@@ -41,6 +42,8 @@ from kvcatalog.store.tally import BLOB_EPOCH, JOURNAL_SEQUENCE, PRUNED_SEQUENCE,
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
+
+    from kvcatalog.store.snapshot import LmdbSnapshot
 
 Item = TypeVar("Item")
 Position = TypeVar("Position")
@@ -308,6 +311,14 @@ class LmdbReader:
         """See CatalogStore."""
         with self._read() as transaction:
             return reading.read_roots(transaction)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[LmdbSnapshot]:
+        """See CatalogStore."""
+        from kvcatalog.store.snapshot import LmdbSnapshot  # lookups do without it
+
+        with self._read() as transaction:
+            yield LmdbSnapshot(transaction, self._roots.at(transaction))
 
     def _read(self) -> ReadTransaction:
         if self._closed:

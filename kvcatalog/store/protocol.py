@@ -19,6 +19,7 @@ from kvcatalog.models import (
     UNSET,
     BlobCheck,
     CatalogIdentity,
+    CatalogPosition,
     CatalogStats,
     Conflict,
     DocumentRecord,
@@ -26,6 +27,7 @@ from kvcatalog.models import (
     Finding,
     JournalEntry,
     JournalPruning,
+    Link,
     OnConflict,
     Page,
     Possession,
@@ -48,9 +50,67 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from kvcatalog.config import StorageConfig
+FlatRow = tuple[str | int | None, ...]
+"""A row whose columns are those of its table in `schema.sql`; times are text as `clock.to_text` gives it."""
+
+Restorable = Root | DocumentRecord | VariantRecord | Sighting | Conflict | Link | JournalEntry
+"""What `CatalogStore.restore` takes."""
+
+Restored = Literal["stored", "existing", "id is taken", "key is taken", "no such document"]
+"""What became of it; the last three stored nothing."""
 
 HaveKind = Literal["any", "url", "artifact", "digest", "file"]
 SortOrder = Literal["id", "artifact", "created"]
+
+
+class CatalogSnapshot(Protocol):
+    """One moment of a catalog; rows come in lists, never all at once.
+
+    With a filter only those documents come that it lets through, and only what belongs to them. `after` goes on behind
+    an id or sequence number. Raises as the methods of CatalogStore.
+    """
+
+    position: CatalogPosition
+    """What had been given out at that moment."""
+
+    document_count: int
+    """How many documents there are in all."""
+
+    def documents(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
+        """Yield the documents, by id."""
+        ...
+
+    def document(self, document_id: int, where: Filter | None = None) -> FlatRow | None:
+        """Return one document; None if it is not there or the filter does not let it through."""
+        ...
+
+    def variants(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
+        """Yield the variants, by id."""
+        ...
+
+    def variants_of(self, document_id: int) -> list[FlatRow]:
+        """Return the variants of a document, by name."""
+        ...
+
+    def sightings(self, where: Filter | None = None) -> Iterator[list[FlatRow]]:
+        """Yield the sightings, by run."""
+        ...
+
+    def conflicts(self, where: Filter | None = None) -> Iterator[list[FlatRow]]:
+        """Yield the conflicts, by document."""
+        ...
+
+    def links(self, where: Filter | None = None) -> Iterator[list[FlatRow]]:
+        """Yield the links, by document."""
+        ...
+
+    def journal(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
+        """Yield the journal, by sequence number; with a filter, what it says of the documents let through."""
+        ...
+
+    def roots(self) -> list[FlatRow]:
+        """Return the known storage roots, by id."""
+        ...
 
 
 class CatalogStore(Protocol):
@@ -399,6 +459,28 @@ class CatalogStore(Protocol):
 
     def roots(self) -> list[Root]:
         """Return the known storage roots, by id."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[CatalogSnapshot]:
+        """Return one moment of the catalog to read from end to end, in the thread that entered it.
+
+        Writers go on meanwhile; what they replace is kept until the snapshot ends, so the catalog may grow.
+        """
+        ...
+
+    def restore(self, entries: Iterable[Restorable], *, batch_size: int = 10_000) -> Iterator[Restored]:
+        """Store what another catalog or an export holds as it is, ids and times included; yield the results in order.
+
+        An entry that is there already, or whose id, key or document stands in the way, changes nothing. Variants,
+        sightings, conflicts and links come after their documents, ids and sequence numbers in ascending order. A batch
+        is durable when its first result appears; nothing is read or stored before the iterator is advanced. Nothing is
+        written to the journal but the entries that are given. InvalidValueError where a value cannot be stored: then
+        nothing of its batch is.
+        """
+        ...
+
+    def raise_position(self, position: CatalogPosition) -> None:
+        """See that ids and sequence numbers up to a position are never given again, as if they had been."""
         ...
 
     def close(self) -> None:

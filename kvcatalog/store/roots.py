@@ -52,6 +52,11 @@ class RootMap:
                     return digest
         return None
 
+    def cas_start(self, root_id: int) -> str:
+        """Return what the URIs of a root's content-addressed blobs begin with; two hex digits, `/` and 62 follow."""
+        root = self.roots[root_id]
+        return _base(root.uri) + cas_relative_path(root.cas_prefix, b"").removesuffix("/")
+
     def uri(self, location: Location, digest: bytes | None) -> str:
         """Return the URI of a location; CorruptRecordError if its root is not known."""
         root_id, path = location

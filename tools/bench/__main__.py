@@ -1,4 +1,4 @@
-"""The catalog beside its baselines: registration, bulk, lookups, figures, size, growth and checks of blobs.
+"""The catalog beside its baselines: registration, bulk, lookups, figures, exports, size, growth, checks of blobs.
 
     python -m tools.bench --dir /a/real/disk --json figures.json
     python -m tools.bench --only threads-16 bulk --records 100000
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bench import asking, bulk, durable, growth, importing, verifying
+from tools.bench import asking, bulk, durable, exporting, growth, importing, verifying
 from tools.bench.parts import Bench, Row, machine, scratch, table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "importing": importing.measure,
     "lookups": asking.measure_lookups,
     "figures": asking.measure_figures,
+    "export": exporting.measure,
     "growth": growth.measure,
     "verify": verifying.measure,
 }
