@@ -148,6 +148,12 @@ class ManifestError(CatalogError):
     advice = "Check the path, and that compressed files are whole."
 
 
+class PlanError(CatalogError):
+    """A plan cannot be read: missing, cut short, or made for another catalog."""
+
+    advice = "Make a new plan with a dry run."
+
+
 class BlobNotFoundError(NotFoundError):
     """There is no blob where one was to be."""
 

@@ -25,6 +25,7 @@ from kvcatalog.schema import (
     ID_BYTES,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
+    JOURNAL_BY_STORAGE_URI,
     JOURNAL_CODEC,
     LINK_CODEC,
     LINKS,
@@ -49,9 +50,11 @@ from kvcatalog.schema import (
     link_key,
     location_key,
     name_key,
+    places_named,
     sighting_key,
     totals_of,
     unhashed_content,
+    uri_hash,
 )
 from kvcatalog.store import reading
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, Tally
@@ -189,7 +192,20 @@ def put_journal_entry(transaction: WriteTransaction, row: JournalRow) -> int:
     transaction.put(JOURNAL, key, JOURNAL_CODEC.encode(key, row), append=True)
     if row.document_id is not None:
         transaction.put(JOURNAL_BY_DOCUMENT, id_key(row.document_id), key, append=True)
+    for uri in places_named(row):
+        transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
     return sequence
+
+
+def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
+    """Add the index rows that catalogs of format 1 do not have."""
+    for key, value in transaction.items(JOURNAL):
+        for uri in places_named(JOURNAL_CODEC.decode(key, value)):
+            transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
+    for key, row in reading.conflict_rows(transaction, None):
+        for index in CONFLICT_INDEXES:
+            for index_key in index.keys(row):
+                transaction.put(index.table, index_key, key[:ID_BYTES])
 
 
 def delete_document(transaction: WriteTransaction, document_id: int, row: DocumentRow) -> None:

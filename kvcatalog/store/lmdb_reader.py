@@ -18,9 +18,11 @@ from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import (
     CatalogStats,
+    Condemned,
     Conflict,
     DocumentRecord,
     DuplicateGroup,
+    Hold,
     JournalEntry,
     Page,
     Possession,
@@ -29,7 +31,7 @@ from kvcatalog.models import (
     Sighting,
     VariantRecord,
 )
-from kvcatalog.store import listing, reading, searching
+from kvcatalog.store import listing, reading, searching, upkeep
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, read_counter
@@ -110,6 +112,30 @@ class LmdbReader:
         values.required_text("storage_uri", storage_uri)
         with self._read() as transaction:
             return references(transaction, storage_uri, self._roots.at(transaction))
+
+    def referenced(self, storage_uris: Iterable[str]) -> set[str]:
+        """See CatalogStore."""
+        from kvcatalog.store.references import referenced
+
+        uris = [values.required_text("storage_uris", uri) for uri in storage_uris]
+        with self._read() as transaction:
+            return referenced(transaction, uris, self._roots.at(transaction))
+
+    def uris_outside_roots(self) -> Iterator[str]:
+        """See CatalogStore."""
+        from kvcatalog.store.references import outside_roots
+
+        return self._stepwise(lambda txn, _, after: outside_roots(txn, after))
+
+    def condemned(self) -> list[Condemned]:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return upkeep.condemned(transaction, self._roots.at(transaction))
+
+    def holds(self) -> list[Hold]:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return upkeep.holds(transaction)
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """See CatalogStore."""
@@ -236,13 +262,16 @@ class LmdbReader:
             values.record_id("document_id", document_id)
         return self._stepwise(lambda txn, roots, after: listing.conflicts(txn, roots, after, document_id))
 
-    def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
+    def journal(
+        self, *, after: int = 0, document_id: int | None = None, storage_uri: str | None = None
+    ) -> Iterator[JournalEntry]:
         """See CatalogStore."""
         values.size("after", after)
         if document_id is not None:
             values.record_id("document_id", document_id)
+        uri = values.optional_text("storage_uri", storage_uri)
         return self._stepwise(
-            lambda txn, _, position: listing.journal(txn, after if position is None else position, document_id)
+            lambda txn, _, position: listing.journal(txn, after if position is None else position, document_id, uri)
         )
 
     def roots(self) -> list[Root]:

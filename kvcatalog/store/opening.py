@@ -22,9 +22,10 @@ from kvcatalog.schema import (
     TABLES,
     IdentityRow,
 )
+from kvcatalog.store import changes
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 
-MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {}
+MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {1: changes.put_indexes_of_format_2}
 """For each format version but the newest: what turns a catalog of that version into one of the next."""
 
 

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, Unpack
 from kvcatalog.filters import Filter
 from kvcatalog.models import (
     UNSET,
+    BlobMove,
     CatalogIdentity,
     CatalogStats,
+    Condemned,
     Conflict,
     DocumentRecord,
     DuplicateGroup,
+    Hold,
     JournalEntry,
     OnConflict,
     Page,
@@ -39,6 +42,9 @@ from kvcatalog.models import (
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+GC_LEASE = "gc"
+"""What a garbage collection holds while what it has condemned is its to take."""
 
 HaveKind = Literal["any", "url", "artifact", "digest", "file"]
 SortOrder = Literal["id", "artifact", "created"]
@@ -164,6 +170,14 @@ class CatalogStore(Protocol):
         """Return every record, variant, conflict and link that refers to a storage URI."""
         ...
 
+    def referenced(self, storage_uris: Iterable[str]) -> set[str]:
+        """Return those of some thousand storage URIs to which anything refers, all as of one moment."""
+        ...
+
+    def uris_outside_roots(self) -> Iterator[str]:
+        """Yield the storage URIs of records, variants, conflicts and links that lie below no root, some repeatedly."""
+        ...
+
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """Yield the records that a run registered, by id; `get_sightings` gives those that it met again."""
         ...
@@ -243,6 +257,42 @@ class CatalogStore(Protocol):
         """Hold something for one process of all; CatalogLockedError if another has it. A process that dies lets go."""
         ...
 
+    def condemned(self) -> list[Condemned]:
+        """Return the announcements that stand: what is being taken away, or was when its collection was killed."""
+        ...
+
+    def condemn(self, storage_uris: Iterable[str], *, plan: str) -> None:
+        """Announce that a plan is about to take blobs away: from now on no registration refers to them.
+
+        Whoever calls holds GC_LEASE until `settle_condemned`, and looks again before each blob whether anything refers
+        to it by now.
+        """
+        ...
+
+    def settle_condemned(self, storage_uris: Iterable[str], moves: Iterable[BlobMove] = ()) -> None:
+        """End announcements, and write into the journal what was moved, in one step; moves the blob epoch on."""
+        ...
+
+    def forget_condemned(self) -> int:
+        """Forget announcements that have ended, and return how many; whoever stored before that stores again."""
+        ...
+
+    def record_moves(self, moves: Iterable[BlobMove]) -> None:
+        """Write into the journal what was moved."""
+        ...
+
+    def add_hold(self, where: Filter, *, reason: str) -> Hold:
+        """Protect what a filter lets through, now and later; InvalidValueError for one without conditions."""
+        ...
+
+    def holds(self) -> list[Hold]:
+        """Return what is protected, by id."""
+        ...
+
+    def release_hold(self, hold_id: int, *, reason: str | None = None) -> Hold:
+        """End a protection and return it; NotFoundError."""
+        ...
+
     def get_variants(self, document_id: int) -> list[VariantRecord]:
         """Return the variants of a document, by name."""
         ...
@@ -271,8 +321,13 @@ class CatalogStore(Protocol):
         """Yield the conflicts of a document, or all."""
         ...
 
-    def journal(self, *, after: int = 0, document_id: int | None = None) -> Iterator[JournalEntry]:
-        """Yield what was done to stored things, from the first sequence number above `after` on."""
+    def journal(
+        self, *, after: int = 0, document_id: int | None = None, storage_uri: str | None = None
+    ) -> Iterator[JournalEntry]:
+        """Yield what was done to stored things, from the first sequence number above `after` on.
+
+        With `document_id` only what was done to that document; with `storage_uri` only what names that place.
+        """
         ...
 
     def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256") -> Root:
