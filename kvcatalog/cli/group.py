@@ -39,6 +39,8 @@ _COMMANDS = {
     "import-manifest": _Place("importing", "import_manifest", "Register what manifests of runs state."),
     "add": _Place("adding", "add", "Store local files and register them."),
     "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
+    "gc": _Place("collecting", "gc", "Take away what nothing refers to, and bring it back."),
+    "hold": _Place("holding", "hold", "Protect records and blobs from being taken away."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }

@@ -55,17 +55,19 @@ class Invocation:
 
         return load_config(self.config_path, self.overrides)
 
-    def open_catalog(self, *, read_only: bool = True, command: str = "cli") -> CatalogStore:
+    def open_catalog(self, *, read_only: bool = True, create: bool | None = None, command: str = "cli") -> CatalogStore:
         """Open the catalog that options, environment and configuration name; only a writer creates one.
 
-        `command` is what the journal names for what is changed.
+        With `create` False none does. `command` is what the journal names for what is changed.
         """
         from kvcatalog.store import open_catalog
 
         target = self._target(path_suffices=read_only)
         if not read_only and not isinstance(target, str) and not target.enabled:
             raise ConfigError("catalog.enabled: the catalog is switched off, so nothing is registered")
-        return open_catalog(target, read_only=read_only, create=not read_only, command=command)
+        return open_catalog(
+            target, read_only=read_only, create=not read_only if create is None else create, command=command
+        )
 
     def note(self, message: str) -> None:
         """Write a message for people to standard error, unless --quiet was given."""
