@@ -34,7 +34,7 @@ def add(invocation: Invocation, filters: tuple[str, ...], *, reason: str) -> Non
     \b
     Example:
       kvcatalog hold add 'artifact=doi:10.1234/*' --reason 'under litigation'
-      kvcatalog hold add uri=file:///data/docs/work/paper.pdf --reason 'needed for the report'
+      kvcatalog hold add uri=file:///data/docs/paper.pdf --reason 'in a report'
     """  # noqa: D301 - click's mark for lines that are not wrapped
     with invocation.open_catalog(read_only=False, create=False, command="hold add") as catalog:
         made = catalog.add_hold(parse_filter(filters), reason=reason)

@@ -173,7 +173,7 @@ class FileBlobStore:
         try:
             with self._root.folder(layout.checked_path(folder)) as descriptor:
                 return is_root(descriptor)
-        except FileNotFoundError:
+        except (FileNotFoundError, UnsafePathError):
             return False
 
     def is_written(self, path: str) -> bool:
