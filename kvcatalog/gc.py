@@ -101,8 +101,9 @@ class _Search:
         """Yield what nothing refers to below a root, in no order."""
         ground = Ground(store)
         listing = store.listing()
+        start = f"{store.uri}/"
         while chunk := list(islice(listing, CHUNK)):
-            places = {store.uri_of(path): (path, stat) for path, stat in chunk}
+            places = {start + path if uris.is_plain(path) else store.uri_of(path): (path, stat) for path, stat in chunk}
             used = self.catalog.referenced(places)
             for uri in places.keys() - used:
                 path, stat = places[uri]

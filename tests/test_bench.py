@@ -39,7 +39,21 @@ def test_an_answer_from_a_cold_shell_is_timed(tmp_path: Path) -> None:
 
 def test_the_catalog_is_put_beside_its_baselines(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    sizes = ("--records", "300", "--operations", "64", "--base", "50", "--lookups", "20", "--growth", "50", "100")
+    sizes = (
+        "--records",
+        "300",
+        "--operations",
+        "64",
+        "--base",
+        "50",
+        "--lookups",
+        "20",
+        "--growth",
+        "50",
+        "100",
+        "--files",
+        "300",
+    )
     printed = run("tools.bench", *sizes, "--repeats", "1", "--dir", str(tmp_path), "--json", str(report))
     rows = json.loads(report.read_text())["rows"]
     works = {
@@ -61,6 +75,7 @@ def test_the_catalog_is_put_beside_its_baselines(tmp_path: Path) -> None:
         "dedup-report, every group",
         "bulk registration, 100 records",
         "durable registration, 100 records",
+        "gc scan, 300 files and records",
     }
     if hasattr(LmdbCatalog, "register_async"):
         works.add("durable registrations, one producer with futures")

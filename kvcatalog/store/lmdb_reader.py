@@ -117,7 +117,9 @@ class LmdbReader:
         """See CatalogStore."""
         from kvcatalog.store.references import referenced
 
-        uris = [values.required_text("storage_uris", uri) for uri in storage_uris]
+        uris = list(storage_uris)
+        if not "".join(uris).isascii():
+            uris = [values.required_text("storage_uris", uri) for uri in uris]
         with self._read() as transaction:
             return referenced(transaction, uris, self._roots.at(transaction))
 

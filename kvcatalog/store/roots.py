@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from kvcatalog.errors import CorruptRecordError
 from kvcatalog.layout import CAS, cas_relative_path
 from kvcatalog.models import Root
-from kvcatalog.values import is_digest
 
 Location = tuple[int | None, str | None]
 """A root's id and the path below it; (None, URI) outside all roots; path None for the content-addressed path."""
 
-_FOLDER_DIGITS = 2
+_FOLDER_DIGITS, _NAME_DIGITS = 2, 62
 
 
 class RootMap:
@@ -24,7 +23,8 @@ class RootMap:
         self._bases = sorted(
             ((_base(root.uri), root) for root in self.roots.values()), key=lambda pair: len(pair[0]), reverse=True
         )
-        self._cas = [(f"{base}{CAS}/{root.cas_prefix}/", root.id) for base, root in self._bases]
+        starts = [(f"{base}{CAS}/{root.cas_prefix}/", root.id) for base, root in self._bases]
+        self._cas = [(start, len(start) + _FOLDER_DIGITS, root_id) for start, root_id in starts]
 
     def locate(self, uri: str, digest: bytes | None) -> Location:
         """Return the location under which a URI is stored."""
@@ -51,12 +51,14 @@ class RootMap:
 
     def cas_place(self, uri: str) -> tuple[int, bytes] | None:
         """Return the root and the digest of a content-addressed URI; None for any other URI."""
-        for start, root_id in self._cas:
-            if uri.startswith(start):
-                first, _, rest = uri[len(start) :].partition("/")
-                digits = first + rest
-                if len(first) == _FOLDER_DIGITS and is_digest(digits) and digits.islower() | digits.isdecimal():
-                    return root_id, bytes.fromhex(digits)
+        for start, slash, root_id in self._cas:
+            if uri.startswith(start) and uri[slash : slash + 1] == "/" and len(uri) == slash + _NAME_DIGITS + 1:
+                digits = uri[slash - _FOLDER_DIGITS : slash] + uri[slash + 1 :]
+                try:
+                    digest = bytes.fromhex(digits)
+                except ValueError:
+                    return None
+                return (root_id, digest) if digest.hex() == digits else None
         return None
 
     def uri(self, location: Location, digest: bytes | None) -> str:

@@ -1,4 +1,4 @@
-"""The catalog beside its baselines: registration, bulk, lookups, figures, size and growth.
+"""The catalog beside its baselines: registration, bulk, lookups, figures, size, growth, garbage.
 
     python -m tools.bench --dir /a/real/disk --json figures.json
     python -m tools.bench --only threads-16 bulk --records 100000
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bench import asking, bulk, durable, growth
+from tools.bench import asking, bulk, collecting, durable, growth
 from tools.bench.parts import Bench, Row, machine, scratch, table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "lookups": asking.measure_lookups,
     "figures": asking.measure_figures,
     "growth": growth.measure,
+    "gc": collecting.measure,
 }
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--base", type=int, default=10_000, help="records that are there before those")
     parser.add_argument("--lookups", type=int, default=20_000, help="lookups of each kind")
     parser.add_argument("--growth", type=int, nargs=2, default=[100_000, 10_000_000], metavar=("SMALL", "LARGE"))
+    parser.add_argument("--files", type=int, default=1_000_000, help="blobs that are looked through for garbage")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--dir", type=Path, default=Path(), help="a folder on a real disk; emptied afterwards")
@@ -52,7 +54,14 @@ def main() -> None:
     with scratch(options.dir.resolve()) as folder:
         small, large = options.growth
         bench = Bench(
-            folder, options.records, options.operations, options.base, options.lookups, (small, large), options.repeats
+            folder,
+            options.records,
+            options.operations,
+            options.base,
+            options.lookups,
+            (small, large),
+            options.files,
+            options.repeats,
         )
         facts = machine(folder)
         for name in options.only or PARTS:
