@@ -177,6 +177,17 @@ def test_a_record_that_knows_a_blob_by_another_name_keeps_it(policy: Place) -> N
         assert kept(policy.carry_out(plan)) == {location: "known by another name"}
 
 
+@pytest.mark.parametrize("spelling", ["{root}/b c.pdf", "{root}/./b%20c.pdf", "{host}/b%20c.pdf", "{root}//b%20c.pdf"])
+def test_a_record_that_spells_a_uri_otherwise_keeps_its_blob(policy: Place, spelling: str) -> None:
+    policy.stray("b c.pdf")
+    host = policy.store.uri.replace("file://", "file://localhost")
+    uri = spelling.format(root=policy.store.uri, host=host)
+    policy.catalog.register(artifact_id="a", source_url="u", resolver="r", bytes=5, storage_uri=uri)
+    assert policy.planned() == set()
+    policy.catalog.delete(1)
+    assert policy.planned() == {policy.store.uri_of("b c.pdf")}
+
+
 def test_figures_of_the_plan_are_those_of_the_deed(place: Place) -> None:
     for number in range(40):
         content = b"content %d" % (number // 2) * (number + 1 if number % 5 else 1)

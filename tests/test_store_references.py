@@ -76,7 +76,7 @@ def test_many_places_are_answered_as_every_row_says(
         assert {uri for uri in PLACES if catalog.references(uri)} == used.intersection(PLACES)
         starts = tuple(f"{root.uri}/" for root in catalog.roots())
         outside = {uri for uri in used if not uri.startswith(starts)}
-        assert outside <= set(catalog.uris_outside_roots()) <= used
+        assert outside <= set(catalog.irregular_uris()) <= used
         assert_consistent(catalog)
 
 

@@ -1,4 +1,4 @@
-"""Files below a root that records know by another name: a catalog may have come by their paths over symbolic links."""
+"""Files below a root that records know by another name: over symbolic links, or by a URI that is written otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kvcatalog.uris import file_path
 
 
 class Aliases:
-    """The files below some roots that storage URIs outside all roots lead to; eight bytes of memory for each.
+    """The files below some roots that irregular storage URIs lead to; eight bytes of memory for each.
 
     They are kept as hashes, so a file that shares one is taken for known, too, and stays.
     """

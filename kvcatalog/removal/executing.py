@@ -136,6 +136,7 @@ class Collection:
         if announced:
             moves = [move for each in announced if (move := self._what_was_done(each)) is not None]
             self.catalog.settle_condemned([each.storage_uri for each in announced], moves)
+            telemetry.gc_removed(len(moves))
 
     def _what_was_done(self, announced: Condemned) -> BlobMove | None:
         located = self.roots.locate(announced.storage_uri)

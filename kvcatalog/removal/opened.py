@@ -55,7 +55,7 @@ class OpenRoots:
 
     def aliases(self) -> Aliases:
         """Return which files below these roots records know by other names."""
-        return Aliases(self._catalog.uris_outside_roots(), self.stores)
+        return Aliases(self._catalog.irregular_uris(), self.stores)
 
 
 @contextmanager

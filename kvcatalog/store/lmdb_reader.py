@@ -123,11 +123,11 @@ class LmdbReader:
         with self._read() as transaction:
             return referenced(transaction, uris, self._roots.at(transaction))
 
-    def uris_outside_roots(self) -> Iterator[str]:
+    def irregular_uris(self) -> Iterator[str]:
         """See CatalogStore."""
-        from kvcatalog.store.references import outside_roots
+        from kvcatalog.store.references import irregular_uris
 
-        return self._stepwise(lambda txn, _, after: outside_roots(txn, after))
+        return self._stepwise(irregular_uris)
 
     def condemned(self) -> list[Condemned]:
         """See CatalogStore."""

@@ -174,8 +174,11 @@ class CatalogStore(Protocol):
         """Return those of some thousand storage URIs to which anything refers, all as of one moment."""
         ...
 
-    def uris_outside_roots(self) -> Iterator[str]:
-        """Yield the storage URIs of records, variants, conflicts and links that lie below no root, some repeatedly."""
+    def irregular_uris(self) -> Iterator[str]:
+        """Yield the storage URIs that anything refers to by below no root, or in a form that is not the usual one.
+
+        Such a form holds a character that URIs have encoded, or what has one for a name. Some come repeatedly.
+        """
         ...
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:

@@ -10,6 +10,7 @@ from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.keys import prefix_end
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction
+from kvcatalog.layout import is_path
 from kvcatalog.models import Reference
 from kvcatalog.schema import (
     BY_SHA256,
@@ -34,6 +35,7 @@ from kvcatalog.schema import (
 from kvcatalog.store import listing, reading
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.searching import STEP_ROWS
+from kvcatalog.uris import is_plain
 
 Walked = tuple[int, bytes]
 """Where a walk along several tables stands: the number of the table, and the last key of it."""
@@ -169,8 +171,10 @@ def _conflict_keys(uri: str, roots: RootMap) -> list[bytes]:
     return keys if place is None else [*keys, cas_hash(*place)]
 
 
-def outside_roots(transaction: ReadTransaction, after: Walked | None) -> tuple[list[str], Walked | None]:
-    """Return the storage URIs outside all roots that the next rows name, and where to go on."""
+def irregular_uris(
+    transaction: ReadTransaction, roots: RootMap, after: Walked | None
+) -> tuple[list[str], Walked | None]:
+    """Return the storage URIs that the next rows name and no blob store would give, and where to go on."""
     number, last = (0, b"") if after is None else after
     table, codec, places = _WALKED[number]
     found, key = [], b""
@@ -178,8 +182,8 @@ def outside_roots(transaction: ReadTransaction, after: Walked | None) -> tuple[l
         pairs = transaction.items(table, after=(last, b"") if last else None)
         for looked_at, (key, value) in enumerate(islice(pairs, STEP_ROWS), 1):
             row = codec.decode(key, value)
-            if row.root is None and row.path:
-                found.append(row.path)
+            if row.path and (row.root is None or not (is_plain(row.path) and is_path(row.path))):
+                found.append(roots.uri((row.root, row.path), None))
             if looked_at == STEP_ROWS:
                 return found, (number, key)
     return found, (number + 1, b"") if number + 1 < len(_WALKED) else None
