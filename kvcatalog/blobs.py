@@ -62,8 +62,9 @@ class BlobStat(Struct, frozen=True, gc=False):
     file: int | None = None
 
 
-MoveOutcome = Literal["moved", "missing", "taken", "unsafe"]
-"""Of a blob to be moved: done; it is not there; another blob has the target; a link or a folder has its name."""
+MoveOutcome = Literal["moved", "missing", "taken", "unsafe", "other device"]
+"""Of a blob to be moved: done; it is not there; another blob has the target; a link or a folder has its name, or it can
+have none there; it lies on another file system than the target."""
 
 
 class Marker(Struct, frozen=True):

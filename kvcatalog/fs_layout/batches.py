@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -50,6 +51,10 @@ def _moved(source: int, name: str, aim: int, new_name: str) -> MoveOutcome:
         return "missing"
     except UnsafePathError:
         return "unsafe"
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return "other device"
     return "moved"
 
 

@@ -36,10 +36,18 @@ BATCH_OBJECTS = 64
 _FORGET_EVERY = 10_000
 
 KeptReason = Literal[
-    "gone", "changed", "referenced", "held", "known by another name", "written to", "not ours", "taken"
+    "gone",
+    "changed",
+    "referenced",
+    "held",
+    "known by another name",
+    "written to",
+    "not ours",
+    "taken",
+    "on another file system",
 ]
 """Why a blob of a plan stays: it is not there; it is not what it was; something refers to it, or may; a process writes
-to it; it is none of this root's blobs; the trash holds one from its place already."""
+to it; it is none of this root's blobs; the trash holds one from its place already, or is not on its file system."""
 
 
 class Result(Struct, frozen=True):
@@ -231,7 +239,12 @@ class Batch:
         self.results[number] = Result(item, kept=reason)
 
 
-_KEPT: dict[str, KeptReason] = {"missing": "gone", "taken": "taken", "unsafe": "not ours"}
+_KEPT: dict[str, KeptReason] = {
+    "missing": "gone",
+    "taken": "taken",
+    "unsafe": "not ours",
+    "other device": "on another file system",
+}
 
 
 def _refusal(store: BlobStore, path: str, item: PlanItem) -> KeptReason | None:

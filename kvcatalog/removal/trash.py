@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CHUNK = 1000
 _DAY_MICROS = 86_400_000_000
 
-RestoreOutcome = Literal["restored", "taken", "missing", "unsafe"]
+RestoreOutcome = Literal["restored", "taken", "missing", "unsafe", "other device"]
 
 
 class Restored(Struct, frozen=True):
