@@ -34,7 +34,7 @@ CHUNK = 10_000
 ORPHAN = "orphan"
 
 Progress = Callable[[Counter[str]], None]
-"""Takes the counts so far: `seen`, `orphans`, `bytes` of these, and why others stay."""
+"""Takes the counts so far: blobs `seen`, `orphans`, and `bytes` of these."""
 
 _DAY_MICROS = 86_400_000_000
 _DROPPING = frozenset(("delete", "replace", "update", "enrich"))
@@ -87,7 +87,7 @@ def plan_garbage(
 
 
 class _Search:
-    """Looks for orphans, and counts why others are none."""
+    """Looks for orphans, and counts what it sees."""
 
     def __init__(self, catalog: CatalogStore, aliases: Aliases, *, before: int, progress: Progress) -> None:
         self.catalog = catalog
@@ -98,14 +98,14 @@ class _Search:
         self.counts: Counter[str] = Counter()
 
     def orphans(self, store: BlobStore) -> Iterator[PlanItem]:
-        """Yield what nothing refers to below a root, in no order."""
+        """Yield what nothing refers to below a root."""
         ground = Ground(store)
         listing = store.listing()
         start = f"{store.uri}/"
         while chunk := list(islice(listing, CHUNK)):
             places = {start + path if uris.is_plain(path) else store.uri_of(path): (path, stat) for path, stat in chunk}
             used = self.catalog.referenced(places)
-            for uri in places.keys() - used:
+            for uri in sorted(places.keys() - used):  # so that a batch meets few folders
                 path, stat = places[uri]
                 item = None if is_foreign(path) or not ground.holds(path) else self._item(store, uri, path, stat)
                 if item is not None:
