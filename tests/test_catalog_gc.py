@@ -520,13 +520,16 @@ def test_memory_does_not_grow_with_the_store(tmp_path: Path, monkeypatch: pytest
 
 def test_what_was_removed_is_counted(policy: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
+    lasted: list[float] = []
     monkeypatch.setattr(telemetry, "gc_removed", counted.append)
+    monkeypatch.setattr(telemetry, "gc_finished", lasted.append)
     for number in range(3):
         policy.stray(f"{number}.pdf")
     policy.collect()
     assert sum(counted) == 3
     policy.empty()
     assert sum(counted) == 3
+    assert [seconds > 0 for seconds in lasted] == [True]
 
 
 def test_the_journal_tells_what_happened_to_a_blob(policy: Place) -> None:

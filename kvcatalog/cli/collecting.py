@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import asdict
 
-from kvcatalog import telemetry
 from kvcatalog.cli.command import CONTEXT_SETTINGS, Command, CommandWithCommands, refuse_options
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.progress import gc_progress
@@ -121,7 +119,6 @@ class _Garbage:
 
     def apply(self) -> ExitStatus:
         """Make a plan, or take the saved one, and carry it out."""
-        started = perf_counter()
         with self.invocation.open_catalog(read_only=False, create=False, command="gc") as catalog, ExitStack() as stack:
             collection = stack.enter_context(Collection(catalog, self.config.storage, only=_only(self.invocation)))
             if self.plan_path is None:
@@ -139,7 +136,6 @@ class _Garbage:
                     self.invocation.output.rows(rows, _COLUMNS, identity="location")
             finally:
                 self._tell(plan.header.plan, summing.totals(), kept, done=True)
-        telemetry.gc_finished(perf_counter() - started)
         return ExitStatus.DONE
 
     def _made(self, catalog: CatalogStore, roots: OpenRoots) -> Plan:

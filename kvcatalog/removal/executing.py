@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import islice
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal, Self
 
 from msgspec import Struct
@@ -74,8 +75,11 @@ class Collection:
         self._only = only
         self._stack = ExitStack()
         self._condemned = 0
+        self._started = 0.0
+        self._has_executed = False
 
     def __enter__(self) -> Self:
+        self._started = perf_counter()
         with ExitStack() as stack:
             stack.enter_context(self.catalog.lease(GC_LEASE))
             self.roots = stack.enter_context(open_roots(self.catalog, self._config, only=self._only))
@@ -86,6 +90,8 @@ class Collection:
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
+        if self._has_executed:
+            telemetry.gc_finished(perf_counter() - self._started)
 
     def execute(self, plan: str, items: Iterable[PlanItem]) -> Iterator[Result]:
         """Move what a plan names to the trash, `.kvcatalog/trash/<plan>/<path>`, and yield what became of each item.
@@ -94,6 +100,7 @@ class Collection:
         that is referred to or held goes, or that is not as it was when the plan was made. Errors of catalog and storage
         are raised after what was moved is written down.
         """
+        self._has_executed = True
         aliases = self.roots.aliases()
         waiting = iter(items)
         while chunk := list(islice(waiting, BATCH_FILES)):
