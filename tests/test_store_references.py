@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcatalog import open_catalog, parse_filter
-from kvcatalog.errors import InvalidValueError, NotFoundError
+from kvcatalog.errors import InvalidValueError, NotFoundError, UnsupportedFormatError
+from kvcatalog.kv.table import Table
 from kvcatalog.models import BlobMove
 from kvcatalog.schema import CONFLICTS_BY_STORAGE_URI, FORMAT_KEY, JOURNAL_BY_STORAGE_URI, META, NUMBER_CODEC
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
@@ -134,6 +136,11 @@ def test_announcements_stand_until_they_are_settled(catalog: LmdbCatalog) -> Non
     assert_consistent(catalog)
 
 
+def drop_table(folder: Path, table: Table) -> None:
+    with lmdb.open(str(folder), max_dbs=64, map_size=1 << 30) as raw, raw.begin(write=True) as transaction:
+        transaction.drop(raw.open_db(table.name.encode(), transaction))
+
+
 def test_a_catalog_of_the_first_format_gets_its_new_indexes(tmp_path: Path) -> None:
     with opened(tmp_path) as catalog:
         catalog.add_root("file:///data", uuid="u")
@@ -150,6 +157,9 @@ def test_a_catalog_of_the_first_format_gets_its_new_indexes(tmp_path: Path) -> N
                 for key, value in list(transaction.items(table)):
                     transaction.delete(table, key, value)
             transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, 1))
+    drop_table(tmp_path / "catalog", JOURNAL_BY_STORAGE_URI)
+    with pytest.raises(UnsupportedFormatError, match="format 1; open it once for writing"):
+        open_catalog(tmp_path / "catalog", read_only=True)
     with opened(tmp_path) as catalog:
         assert_consistent(catalog)
         assert catalog.referenced(PLACES) == set(PLACES[:2])

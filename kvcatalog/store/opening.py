@@ -53,9 +53,7 @@ def open_lmdb_catalog(
         if version > FORMAT_VERSION:
             raise UnsupportedFormatError(f"{folder} has format {version}; this version knows up to {FORMAT_VERSION}")
         if version < FORMAT_VERSION and read_only:
-            raise UnsupportedFormatError(
-                f"{folder} has format {version}; open it once for writing to bring it up to date"
-            )
+            raise _older_format(folder, version)
         for old in range(version, FORMAT_VERSION):
             _migrate(environment, old)
         return LmdbCatalog(environment, read_only=read_only, command=command)
@@ -64,13 +62,20 @@ def open_lmdb_catalog(
 @contextmanager
 def _opened(folder: str, *, read_only: bool, durable: bool, map_size_bytes: int | None) -> Iterator[Environment]:
     """Open an environment and close it again if what follows fails."""
-    environment = open_environment(
-        folder,
-        TABLES,
-        map_size_bytes=MAP_SIZE_BYTES if map_size_bytes is None else map_size_bytes,
-        read_only=read_only,
-        durable=durable,
-    )
+    try:
+        environment = open_environment(
+            folder,
+            TABLES,
+            map_size_bytes=MAP_SIZE_BYTES if map_size_bytes is None else map_size_bytes,
+            read_only=read_only,
+            durable=durable,
+        )
+    except DatabaseDamagedError as error:
+        # A reader makes no tables, and an older format has fewer.
+        version = _version_alone(folder) if read_only else FORMAT_VERSION
+        if version < FORMAT_VERSION:
+            raise _older_format(folder, version) from error
+        raise
     try:
         yield environment
     except BaseException:
@@ -106,6 +111,21 @@ def _create(folder: str) -> None:
         parent = os.path.dirname(parent)
     refuse_network_file_system(parent)
     create_environment(Path(folder), TABLES, rows)
+
+
+def _version_alone(folder: str) -> int:
+    """Return the format version of a catalog of which nothing else can be read."""
+    environment = open_environment(folder, (META,), read_only=True)
+    try:
+        return _format_version(environment)
+    finally:
+        environment.close()
+
+
+def _older_format(folder: str, version: int) -> UnsupportedFormatError:
+    error = UnsupportedFormatError(f"{folder} has format {version}; open it once for writing to bring it up to date")
+    error.advice = "Run a command that writes, such as `kvcatalog add`, or open it with kvcatalog.open_catalog."
+    return error
 
 
 def _format_version(environment: Environment) -> int:
