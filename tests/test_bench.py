@@ -81,3 +81,9 @@ def test_the_catalog_is_put_beside_its_baselines(tmp_path: Path) -> None:
         works.add("durable registrations, one producer with futures")
     assert {row["work"] for row in rows} == works
     assert {line.split("  ")[0] for line in printed.splitlines()[2:]} == works
+
+
+def test_the_life_of_garbage_is_gone_through(tmp_path: Path) -> None:
+    printed = run("tools.bench.collecting", "--files", "200", "--dir", str(tmp_path))
+    assert "empty, dry and real, MiB" in printed
+    assert list(tmp_path.iterdir()) == []
