@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcatalog import gc as gc_module
@@ -238,6 +238,7 @@ def test_figures_of_the_plan_are_those_of_the_deed(place: Place) -> None:
     assert place.empty(apply=False).blobs == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(0, 9)), max_size=40), st.integers(1, 5))
 def test_a_file_frees_its_bytes_with_its_last_name(names: list[tuple[int, int, int]], run: int) -> None:
     facts = {file: (links, size) for file, links, size in names}
