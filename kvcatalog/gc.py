@@ -103,7 +103,10 @@ class _Search:
         listing = store.listing()
         start = f"{store.uri}/"
         while chunk := list(islice(listing, CHUNK)):
-            places = {start + path if uris.is_plain(path) else store.uri_of(path): (path, stat) for path, stat in chunk}
+            if uris.is_plain("".join([path for path, _ in chunk])):
+                places = {start + entry[0]: entry for entry in chunk}
+            else:
+                places = {store.uri_of(entry[0]): entry for entry in chunk}
             used = self.catalog.referenced(places)
             for uri in sorted(places.keys() - used):  # so that a batch meets few folders
                 path, stat = places[uri]

@@ -11,7 +11,7 @@ import re
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
-_UNRESERVED = "/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
+_UNRESERVED = b"/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 
 
 def has_scheme(text: str) -> bool:
@@ -52,7 +52,7 @@ def uri_of(normal_path: str) -> str:
 
 def is_plain(path: str) -> bool:
     """Tell whether a path stands in a URI as it is."""
-    return not path.strip(_UNRESERVED)
+    return path.isascii() and not path.encode().translate(None, _UNRESERVED)
 
 
 def file_path(uri: str) -> str | None:

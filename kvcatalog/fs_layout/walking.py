@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import TypeVar
 
 from kvcatalog import layout
 from kvcatalog.blobs import BlobStat
@@ -12,6 +13,8 @@ from kvcatalog.fs_layout.folders import is_root
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INODE_BITS = 64
+
+Found = TypeVar("Found")
 
 
 def walk(folder: int, start: str) -> Iterator[BlobStat]:
@@ -22,9 +25,13 @@ def walk(folder: int, start: str) -> Iterator[BlobStat]:
 
 
 def listing(folder: int, start: str) -> Iterator[tuple[str, None]]:
-    """Yield the paths of the files below an open folder whose path is `start`."""
-    for _, path in _entries(folder, start):
-        yield path, None
+    """Yield the paths of the files below an open folder whose path is `start`, as quickly as can be."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                yield start + entry.name, None
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _below(folder, start, entry.name, listing)
 
 
 def blob_stat(path: str, status: os.stat_result) -> BlobStat:
@@ -39,12 +46,17 @@ def _entries(folder: int, start: str) -> Iterator[tuple[os.DirEntry[str], str]]:
             if entry.is_file(follow_symlinks=False):
                 yield entry, start + entry.name
             elif entry.is_dir(follow_symlinks=False):
-                below = _entered(folder, start, entry.name)
-                if below >= 0:
-                    try:
-                        yield from _entries(below, f"{start}{entry.name}/")
-                    finally:
-                        os.close(below)
+                yield from _below(folder, start, entry.name, _entries)
+
+
+def _below(folder: int, start: str, name: str, walker: Callable[[int, str], Iterator[Found]]) -> Iterator[Found]:
+    """Yield what a walker finds in a folder, unless that is to be passed over."""
+    below = _entered(folder, start, name)
+    if below >= 0:
+        try:
+            yield from walker(below, f"{start}{name}/")
+        finally:
+            os.close(below)
 
 
 def _entered(folder: int, start: str, name: str) -> int:

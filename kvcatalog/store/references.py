@@ -97,6 +97,8 @@ def referenced(transaction: ReadTransaction, uris: Iterable[str], roots: RootMap
     waiting = set(uris)
     found: set[str] = set()
     for kind in _KINDS:
+        if not waiting:
+            break
         content_addressed = {uri: place for uri in waiting if (place := roots.cas_place(uri)) is not None}
         found |= _at_digests(transaction, kind, content_addressed)
         found |= _at_places(transaction, kind, waiting.difference(content_addressed), roots)
@@ -115,9 +117,10 @@ def _at_digests(transaction: ReadTransaction, kind: _Kind, places: dict[str, tup
     found = set()
     for uri, (root, digest) in places.items():
         row_key = ids.get(digest)
-        if row_key is not None and row_key in rows:
-            row = decode(row_key, rows[row_key])
-            if row.root == root and row.path is None and row.digest == digest:
+        value = None if row_key is None else rows.get(row_key)
+        if row_key is not None and value is not None:
+            row = decode(row_key, value)
+            if row.path is None and row.root == root and row.digest == digest:
                 found.add(uri)
     return found
 
