@@ -64,7 +64,7 @@ def test_no_record_lacks_its_blob_while_garbage_is_collected(layout: str, more: 
 @pytest.mark.parametrize("mistake", ["not-condemned", "not-checked-again"])
 def test_a_mistake_in_collecting_is_seen(mistake: str) -> None:
     status, printed = killed(
-        "--seconds", "60", "--contents", "30", mistake=mistake, harness="gc_race"
+        "--seconds", "60", "--contents", "200", mistake=mistake, harness="gc_race"
     )  # it ends when one shows
     assert status == 1, printed
     assert "there is no such blob" in printed or "nothing lies at" in printed

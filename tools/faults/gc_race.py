@@ -3,10 +3,10 @@
     python -m tools.faults.gc_race --seconds 60 --processes 2 --threads 16
 
 Child processes finalize the same contents again and again, read each blob after its record, and delete most records.
-Another child collects all the time with no minimum of age, restores and empties the trash now and then, and is killed
-at random moments with `--kill`. At the end every record must have its blob, with the right bytes, and the indexes must
-agree. Exit status 1 says that one of that was not so. KVCATALOG_FAULT plants one of the mistakes below into the
-collecting child, to show that they are seen.
+Another child collects all the time with no minimum of age, looks for records without blobs after each time, restores
+and empties the trash now and then, and is killed at random moments with `--kill`. At the end every record must have its
+blob, with the right bytes, and the indexes must agree. Exit status 1 says that one of that was not so. KVCATALOG_FAULT
+plants one of the mistakes below into the collecting child, to show that they are seen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kvcatalog.removal.executing import Batch
 from kvcatalog.removal.trash import empty, restore
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
-from tools.faults.checking import dangling
+from tools.faults.checking import dangling, missing
 from tools.faults.planting import VARIABLE
 
 OVER = "over"
@@ -40,7 +40,7 @@ TAKEN = "taken"
 PATIENCE_SECONDS = 60.0
 """How long to go on beyond the time that was asked for until anything was taken at all."""
 
-MOMENT_SECONDS = 0.02
+MOMENT_SECONDS = 0.2
 """What a planted mistake leaves for others to come in between."""
 
 
@@ -111,6 +111,9 @@ def collect(place: Path, layout: str, seed: int) -> None:
                 plan = plan_garbage(catalog, collection.roots, orphan_ttl_days=0, now=now_micros())
                 with plan:
                     taken = sum(bool(each.trash) for each in collection.execute(plan.header.plan, plan.items()))
+                gone = [finding for store in collection.roots.stores for finding in missing(catalog, store)]
+                if gone:
+                    raise SystemExit("\n".join(gone))
                 with (place / TAKEN).open("a") as log:
                     log.write(f"{taken}\n")
                 if chance.random() < 0.2:
@@ -166,7 +169,7 @@ def run(place: Path, options: argparse.Namespace) -> int:
     (place / TAKEN).touch()
     finalizing = [start(place, options, "finalize", each) for each in range(options.processes)]
     collecting = [start(place, options, "collect", 0)]
-    while all(child.poll() is None for child in finalizing):
+    while all(child.poll() is None for child in (*finalizing, collecting[-1])):
         beyond = time.monotonic() - deadline
         if beyond > PATIENCE_SECONDS or (beyond > 0 and taken_so_far(place)):
             break
