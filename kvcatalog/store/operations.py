@@ -207,9 +207,22 @@ def update_document(
 def delete_document(transaction: WriteTransaction, document_id: int, scribe: Scribe) -> DocumentRow:
     """Take a document and all that hangs on it out of the catalog; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
+    _tell_of_what_hangs_on(transaction, document_id, old, scribe)
     changes.delete_document(transaction, document_id, old)
     write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, Target(document_id))
     return old
+
+
+def _tell_of_what_hangs_on(transaction: WriteTransaction, document_id: int, owner: DocumentRow, scribe: Scribe) -> None:
+    """Write down which further blobs lose what referred to them when a document goes."""
+    artifact: Changes = {"artifact_id": (owner.artifact_id, None)}
+    for variant_id, variant in reading.variant_rows(transaction, document_id):
+        differences = artifact | _differences(variant, None, scribe.roots)
+        write_journal(transaction, "delete", differences, scribe, Target(document_id, variant_id, variant.name))
+    places = [_place(row, scribe) for _, row in reading.conflict_rows(transaction, document_id)]
+    places += [scribe.roots.uri((row.root, row.path), None) for row in reading.link_rows(transaction, document_id)]
+    for place in places:
+        write_journal(transaction, "delete", artifact | {"storage_uri": (place, None)}, scribe, Target(document_id))
 
 
 def delete_variant(
