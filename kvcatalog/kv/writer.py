@@ -312,6 +312,15 @@ class Writer:
         self._expected = sum([not call.is_posted for call in self._begun]) + len(self._waiting)
         self._begun = []
 
+    def _late(self) -> list[Call]:
+        """Begin those who came since the batch was made; waiting for the write lock may have taken a while."""
+        if len(self._waiting) <= len(self._begun):
+            return []
+        begun = set(self._begun)
+        late = [call for call in list(self._waiting)[:BATCH_CALLS_MAX] if call not in begun]
+        self._begun = self._begun + late
+        return [call for call in late if call.begin()]
+
     def _gather(self) -> None:
         """Wait a moment for those who were answered last time and come again: one flush serves them all.
 
@@ -320,7 +329,7 @@ class Writer:
         expected = self._expected
         missing = expected - len(self._waiting)
         seconds_max = GATHER_SHARE_MAX * self._commits.flush_seconds
-        if missing <= 0 or missing * GATHER_CALL_SECONDS > seconds_max:
+        if missing <= 0 or missing * GATHER_CALL_SECONDS > seconds_max or self._commits.has_company:
             return
         self._wake_answered()
         self._wanted = expected
@@ -360,7 +369,7 @@ class Writer:
             try:
                 if self._closed:
                     raise CatalogClosedError(f"{self._environment.path} is closed")
-                self._commits.apply(batch, self._wake_answered)
+                self._commits.apply(batch, self._late, self._wake_answered)
             except ApartError as apart:
                 for call in apart.calls:
                     call.alone = True
