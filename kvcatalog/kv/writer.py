@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 BATCH_CALLS_MAX = 1024
 
-GATHER_SHARE_MAX = 0.25
-"""How long a leader waits for those who were answered last time, as a share of how long the last commit took."""
+GATHER_SHARE_MAX = 0.8
+"""How long those who were answered last time may take to come back, as a share of the last flush, to be waited for."""
 
 GATHER_CALL_SECONDS = 40e-6
-"""How long one of them takes to come back, roughly."""
+"""How long one of them takes, roughly."""
 
 GATHER_STEP_SECONDS = 300e-6
 """How long it waits for the next of them."""
@@ -327,13 +327,13 @@ class Writer:
         Where they are so many that it would take longer than a flush does, they had better make the next batch.
         """
         expected = self._expected
-        missing = expected - len(self._waiting)
-        seconds_max = GATHER_SHARE_MAX * self._commits.flush_seconds
-        if missing <= 0 or missing * GATHER_CALL_SECONDS > seconds_max or self._commits.has_company:
+        flush_seconds = self._commits.flush_seconds
+        takes_long = expected * GATHER_CALL_SECONDS > GATHER_SHARE_MAX * flush_seconds
+        if len(self._waiting) >= expected or takes_long or self._commits.has_company:
             return
         self._wake_answered()
         self._wanted = expected
-        until = time.perf_counter() + seconds_max
+        until = time.perf_counter() + flush_seconds
         before = -1
         while before < len(self._waiting) < expected and time.perf_counter() < until:
             before = len(self._waiting)
