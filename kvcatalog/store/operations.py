@@ -129,16 +129,17 @@ def _register_again(
         transaction, value, request.artifact_id, request.source_url, request.resolver
     )
     links = _link_locations(transaction, request, scribe)
-    target = Target(document_id)
     outcome = registering.outcome_of(old, request.content)
     row = old
     if _becomes_content(outcome, request):
         row = registering.touched(_with_content(transaction, old, request, outcome, scribe), scribe.now)
         changes.put_document(transaction, document_id, old, row)
-        _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
+        action = "enrich" if outcome == "enriched" else "replace"
+        _settle(transaction, Target(document_id), old, row, scribe, action=action)
     elif outcome == "conflict":
-        _keep_conflict(transaction, target, request, request.run_id, scribe)
-    _put_links(transaction, document_id, links)
+        _keep_conflict(transaction, Target(document_id), request, request.run_id, scribe)
+    if links:
+        _put_links(transaction, document_id, links)
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
