@@ -1,4 +1,4 @@
-"""The class of every command: the options that choose a format stand after its name as well as before it."""
+"""The class of every command: the options for a format stand after its name too, and what it does is measured."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from kvcatalog.cli.invocation import Invocation
 from kvcatalog.cli.output import FORMATS
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
+FORMAT_HELP = f"{', '.join(FORMATS)}; csv is exact, as the data has it."
 
 
 class Command(click.Command):
-    """A command with `--format` and `--json`."""
+    """A command with `--format` and `--json`; it sends telemetry if that is configured, and `is_measured`."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 - passed on to click as they are
+    def __init__(self, *arguments: Any, is_measured: bool = True, **settings: Any) -> None:  # noqa: ANN401 - click's
         super().__init__(*arguments, **settings)
+        self._is_measured = is_measured
         self.params += [
             click.Option(
                 ["--format", "chosen_format"],
                 type=click.Choice(FORMATS),
+                metavar="FORMAT",
                 expose_value=False,
                 callback=_choose_format,
-                help="How to print results; csv is exact, as the data has it.",
+                help=FORMAT_HELP,
             ),
             click.Option(
                 ["--json", "json_shorthand"],
@@ -34,6 +37,14 @@ class Command(click.Command):
                 help="Short for --format json.",
             ),
         ]
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        invocation = ctx.find_object(Invocation)
+        if invocation is None or not self._is_measured:
+            return super().invoke(ctx)
+        with invocation.telemetry(ctx.command_path):
+            return super().invoke(ctx)
 
 
 def _choose_format(context: click.Context, _option: click.Parameter, value: Any) -> None:  # noqa: ANN401 - click's
