@@ -14,6 +14,7 @@ from kvcatalog.bootstrap import open_services
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.mapping import read_rows
+from kvcatalog.cli.progress import count_progress
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.uris import absolute_path, file_uri
 
@@ -70,15 +71,21 @@ def add(
     given = {name: value for name, value in facts.items() if value}
     config = invocation.load_config()
     counts: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
 
     def rows(finalize: Finalize) -> Iterator[dict[str, Any]]:
         for addition in _from_mapping(mapping, given) if mapping else _from_arguments(files, given):
             row = _added(addition, finalize, move=move)
             counts[row["outcome"]] += 1
+            sums.update(files=1, bytes=row["bytes"] or 0)
+            progress(sums)
             yield row
 
     try:
-        with open_services(config, command="add") as services:
+        with (
+            open_services(config, command="add") as services,
+            count_progress("{files} files", "files", is_wanted=invocation.verbosity >= 0) as progress,
+        ):
             invocation.output.rows(rows(services.finalize), _COLUMNS)
     finally:
         invocation.note(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "nothing was added")

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator
 
+    from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
+
     from kvcatalog.cli.invocation import Invocation
     from kvcatalog.migrate import Progress
     from kvcatalog.verify import VerifyRun
@@ -20,22 +23,20 @@ if TYPE_CHECKING:
 @contextmanager
 def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progress], None]]:
     """Show a line that follows an import while the context lasts; yields a function that takes how far it is."""
-    if not is_wanted or not sys.stderr.isatty():
+    if not is_watched(is_wanted=is_wanted):
         yield lambda _: None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.DownloadColumn(),
         progress.TextColumn("{task.fields[lines]} lines{task.fields[hashed]}", markup=False),
+        progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    # The program's own standard error lets no control sequence pass.
-    console = Console(file=sys.__stderr__)
-    with progress.Progress(*columns, console=console, transient=True) as bar:
+    with _bar(columns) as bar:
         task = bar.add_task(visible(label), total=None, lines=0, hashed="")
 
         def follow(reached: Progress) -> None:
@@ -55,57 +56,57 @@ def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progre
 def step_progress(*, is_wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show a line that follows steps of some work; yields a function that takes what is done, and how much of how much.
 
-    Where results are written while the context lasts, they stay on standard output.
+    A new name of what is done begins anew, so that rate and remaining time are its own.
     """
-    if not is_wanted or not sys.stderr.isatty():
+    if not is_watched(is_wanted=is_wanted):
         yield lambda _what, _done, _total: None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
-        progress.TaskProgressColumn(),
+        progress.TaskProgressColumn(show_speed=True),
         progress.TimeRemainingColumn(),
     )
-    console = Console(file=sys.__stderr__)
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    with _bar(columns) as bar:
         task = bar.add_task("", total=None)
+        before = ""
 
         def follow(what: str, done: int, total: int) -> None:
-            bar.update(task, description=visible(what), completed=done, total=total)
+            nonlocal before
+            if what != before:
+                bar.reset(task, description=visible(what))
+                before = what
+            bar.update(task, completed=done, total=total)
 
         yield follow
 
 
 @contextmanager
-def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show a line that follows downloads while the context lasts; yields a function that takes the counts so far."""
-    if not is_wanted or not sys.stderr.isatty():
+def count_progress(text: str, *names: str, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
+    """Show a line that follows work whose end nobody knows, with its bytes and their rate.
+
+    `text` holds the names in braces. Yields a function that takes the counts so far, those of `bytes` among them.
+    """
+    if not is_watched(is_wanted=is_wanted):
         yield lambda _: None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.SpinnerColumn(),
-        progress.TextColumn(
-            "{task.fields[success]} stored, {task.fields[skip]} passed over, {task.fields[error]} failed", markup=False
-        ),
+        progress.TextColumn("{task.description}", markup=False),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
         progress.TimeElapsedColumn(),
     )
-    console = Console(file=sys.__stderr__)
-    # Results go to standard output meanwhile, and must stay there.
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=None, success=0, skip=0, error=0)
+    with _bar(columns) as bar:
+        task = bar.add_task("", total=None)
 
         def follow(counts: Counter[str]) -> None:
-            bar.update(
-                task, completed=counts["bytes"], success=counts["success"], skip=counts["skip"], error=counts["error"]
-            )
+            description = text.format_map({name: counts[name] for name in names})
+            bar.update(task, completed=counts["bytes"], description=description)
 
         yield follow
 
@@ -113,11 +114,10 @@ def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None
 @contextmanager
 def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator[Callable[[VerifyRun], None] | None]:
     """Show a line that follows checks while the context lasts; yields None where nobody would see it."""
-    if invocation.verbosity < 0 or not sys.stderr.isatty():
+    if not is_watched(is_wanted=invocation.verbosity >= 0):
         yield None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.fields[checked]} checked, {task.fields[found]} found", markup=False),
@@ -126,9 +126,7 @@ def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    console = Console(file=sys.__stderr__)
-    # Results go to standard output meanwhile, and must stay there.
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    with _bar(columns) as bar:
         task = bar.add_task("", total=bytes_total, checked=0, found=0)
 
         def follow(run: VerifyRun) -> None:
@@ -136,3 +134,20 @@ def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator
             bar.update(task, completed=run.bytes_read, checked=run.counts.total(), found=found)
 
         yield follow
+
+
+def is_watched(*, is_wanted: bool) -> bool:
+    """Tell whether progress would be seen by a person who has not asked for quiet."""
+    return is_wanted and sys.stderr.isatty()
+
+
+def _bar(columns: tuple[ProgressColumn, ...]) -> Bar:
+    """Return a line on the terminal that is gone at the end.
+
+    The program's own standard error lets no control sequence pass. Results go to standard output meanwhile, and must
+    stay there.
+    """
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    return Bar(*columns, console=Console(file=sys.__stderr__), transient=True, redirect_stdout=False)
