@@ -37,3 +37,14 @@ def from_micros(micros: int) -> datetime:
 def to_text(moment: datetime) -> str:
     """Return an aware datetime as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, always with six digits and in UTC."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def micros_to_text(micros: int) -> str:
+    """Return microseconds since 1970-01-01 UTC in the form of `to_text`; many that are close together are quick."""
+    seconds, rest = divmod(micros, 1_000_000)
+    return f"{_seconds_to_text(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _seconds_to_text(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")

@@ -168,6 +168,30 @@ class BackupError(CatalogUnavailableError):
     advice = "Use another backup, and look for damage on the disk that holds this one."
 
 
+class OutputExistsError(CatalogError):
+    """What was to be written is there already, and was left as it is."""
+
+    advice = "Give another name, or --force to replace it."
+
+
+class SqlSourceError(CatalogError):
+    """A database, a dump or an export cannot be read: missing, of another kind, damaged, or changed meanwhile."""
+
+    advice = "Check the path, that the file is whole, and that nobody writes to it."
+
+
+class SqlServerError(CatalogUnavailableError):
+    """A database server cannot be reached, or refused a statement; nothing of the export stays there."""
+
+    advice = "Check --dsn, the rights of its user, and what the server says."
+
+
+class PlanError(CatalogError):
+    """A plan cannot be read: missing, cut short, or made for another catalog."""
+
+    advice = "Make a new plan with a dry run."
+
+
 class BlobNotFoundError(NotFoundError):
     """There is no blob where one was to be."""
 

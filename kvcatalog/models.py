@@ -208,6 +208,40 @@ class Verification(Struct, frozen=True, gc=False):
         return self.result == "ok"
 
 
+class Link(Struct, frozen=True, gc=False):
+    """A further place of a blob that a document owns."""
+
+    document_id: int
+    storage_uri: str
+
+
+class Condemned(Struct, frozen=True, gc=False):
+    """An announcement of a plan: it is about to take away what lies at a storage URI."""
+
+    storage_uri: str
+    plan: str
+    at: datetime
+
+
+class BlobMove(Struct, frozen=True, gc=False):
+    """What was done to a blob, or to a folder of the trash, for the journal; `target` is the URI where it lies now."""
+
+    action: Literal["trash", "restore", "empty-trash"]
+    storage_uri: str
+    target: str | None
+    bytes: int
+    reason: str | None
+
+
+class Hold(Struct, frozen=True, gc=False):
+    """What must stay: all that `filters`, expressions that must all hold, let through."""
+
+    id: int
+    filters: tuple[str, ...]
+    reason: str
+    created_at: datetime
+
+
 class Sighting(Struct, frozen=True, gc=False):
     """A later run met a document that an earlier one had registered."""
 
@@ -311,6 +345,14 @@ class CatalogIdentity(Struct, frozen=True, gc=False):
     created_at: datetime
 
 
+class CatalogPosition(Struct, frozen=True, gc=False):
+    """A moment of a catalog by what had been given out: the last sequence number of its journal, and the last ids."""
+
+    journal: int
+    document: int
+    variant: int
+
+
 class Totals(Struct, frozen=True, gc=False):
     """How many documents, and the sum of their sizes in bytes."""
 
@@ -345,17 +387,22 @@ class CatalogStats(Struct, frozen=True, gc=False):
 __all__ = [
     "UNSET",
     "BlobCheck",
+    "BlobMove",
     "CatalogIdentity",
+    "CatalogPosition",
     "CatalogStats",
     "CheckResult",
     "Claim",
+    "Condemned",
     "Conflict",
     "DocumentRecord",
     "DuplicateGroup",
     "Finding",
     "FindingKind",
+    "Hold",
     "JournalEntry",
     "JournalPruning",
+    "Link",
     "OnConflict",
     "Outcome",
     "Page",

@@ -20,10 +20,12 @@ IMPORTERS = {
     "click": {"kvcatalog.cli"},
     "lmdb": {"kvcatalog.kv.engine"},
     "opentelemetry": {"kvcatalog.telemetry"},
+    "psycopg": {"kvcatalog.export_sql.postgres_server"},
+    "sqlite3": {"kvcatalog.sqlite_files", "kvcatalog.import_sql.sources", "kvcatalog.migrate.database"},
     "urllib3": {"kvcatalog.pipeline"},
 }
 
-SLOW = {"boto3", "botocore", "opentelemetry", "pydantic", "pydantic_settings", "rich", "urllib3"}
+SLOW = {"boto3", "botocore", "opentelemetry", "pydantic", "psycopg", "pydantic_settings", "rich", "sqlite3", "urllib3"}
 
 
 def imported(source: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from kvcatalog.bootstrap import open_services
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.mapping import read_rows
-from kvcatalog.cli.progress import count_progress
+from kvcatalog.cli.progress import amount_progress
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.uris import absolute_path, file_uri
 
@@ -84,7 +84,7 @@ def add(
     try:
         with (
             open_services(config, command="add") as services,
-            count_progress("{files} files", "files", is_wanted=invocation.verbosity >= 0) as progress,
+            amount_progress("{files} files", "files", is_wanted=invocation.verbosity >= 0) as progress,
         ):
             invocation.output.rows(rows(services.finalize), _COLUMNS)
     finally:

@@ -19,24 +19,7 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, is_measured: bool = True, **settings: Any) -> None:  # noqa: ANN401 - click's
         super().__init__(*arguments, **settings)
         self._is_measured = is_measured
-        self.params += [
-            click.Option(
-                ["--format", "chosen_format"],
-                type=click.Choice(FORMATS),
-                metavar="FORMAT",
-                expose_value=False,
-                callback=_choose_format,
-                help=FORMAT_HELP,
-            ),
-            click.Option(
-                ["--json", "json_shorthand"],
-                is_flag=True,
-                flag_value="json",
-                expose_value=False,
-                callback=_choose_format,
-                help="Short for --format json.",
-            ),
-        ]
+        self.params += _format_options()
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -45,6 +28,52 @@ class Command(click.Command):
             return super().invoke(ctx)
         with invocation.telemetry(ctx.command_path):
             return super().invoke(ctx)
+
+
+class CommandWithCommands(click.Group):
+    """A command with `--format` and `--json` that also has commands of its own, to which its options do not belong."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 - passed on to click as they are
+        settings |= {"invoke_without_command": True, "subcommand_metavar": "[COMMAND [ARGS]...]"}
+        super().__init__(*arguments, **settings)
+        self.params += _format_options()
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, or the one that is named."""
+        invocation = ctx.find_object(Invocation)
+        if invocation is None:
+            return super().invoke(ctx)
+        with invocation.telemetry(ctx.command_path):
+            return super().invoke(ctx)
+
+
+def refuse_options(context: click.Context) -> None:
+    """Raise UsageError where options stand before the name of a command that does not take them."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.expose_value and source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} does not belong before {context.invoked_subcommand}")
+
+
+def _format_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--format", "chosen_format"],
+            type=click.Choice(FORMATS),
+            metavar="FORMAT",
+            expose_value=False,
+            callback=_choose_format,
+            help=FORMAT_HELP,
+        ),
+        click.Option(
+            ["--json", "json_shorthand"],
+            is_flag=True,
+            flag_value="json",
+            expose_value=False,
+            callback=_choose_format,
+            help="Short for --format json.",
+        ),
+    ]
 
 
 def _choose_format(context: click.Context, _option: click.Parameter, value: Any) -> None:  # noqa: ANN401 - click's

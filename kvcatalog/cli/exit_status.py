@@ -34,6 +34,9 @@ _STATUSES: dict[type[errors.CatalogError], ExitStatus] = {
     errors.ConfigError: ExitStatus.USAGE,
     errors.AmbiguousDigestError: ExitStatus.USAGE,
     errors.ManifestError: ExitStatus.USAGE,
+    errors.OutputExistsError: ExitStatus.USAGE,
+    errors.SqlSourceError: ExitStatus.USAGE,
+    errors.PlanError: ExitStatus.USAGE,
     errors.NotFoundError: ExitStatus.NOT_FOUND,
     errors.CatalogLockedError: ExitStatus.LOCKED,
 }

@@ -27,6 +27,9 @@ def wants_json(arguments: Sequence[str]) -> bool:
     options = list(arguments)
     if "--" in options:
         del options[options.index("--") :]
+    if "export-sql" in options:
+        # Behind its name --format is what it writes.
+        del options[options.index("export-sql") :]
     formats = [after for option, after in pairwise(options) if option == "--format"]
     formats += [option.removeprefix("--format=") for option in options]
     return "--json" in options or "json" in formats or "jsonl" in formats

@@ -14,7 +14,7 @@ from kvcatalog.bootstrap import open_pipeline
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.mapping import MappingRow, read_rows
-from kvcatalog.cli.progress import count_progress
+from kvcatalog.cli.progress import amount_progress
 from kvcatalog.cli.text import discard, size_text
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import parse_size
@@ -152,7 +152,7 @@ class _Run:
     def rows(self, pipeline: Pipeline) -> Generator[dict[str, Any], None, None]:
         """Fetch, and yield a row for each item; an interruption ends the rows, and what came before stands."""
         with (
-            count_progress(_PROGRESS, "success", "skip", "error", is_wanted=self._shows_progress) as progress,
+            amount_progress(_PROGRESS, "success", "skip", "error", is_wanted=self._shows_progress) as progress,
             closing(pipeline.run(self._fetchable())) as results,
         ):
             try:

@@ -38,10 +38,16 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "stats": _Place("listing", "stats", "the whole in figures"),
         "dedup-report": _Place("duplicates", "dedup_report", "what is there twice"),
     },
-    "Bring in": {
+    "Bring in, take out": {
         "fetch": _Place("fetching", "fetch", "download and store"),
         "add": _Place("adding", "add", "store local files"),
         "import-manifest": _Place("importing", "import_manifest", "register what runs did"),
+        "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
+        "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
+    },
+    "Clean up": {
+        "gc": _Place("collecting", "gc", "what nothing refers to"),
+        "hold": _Place("holding", "hold", "what must stay"),
     },
     "Keep intact": {
         "verify": _Place("verifying", "verify", "read and compare blobs"),

@@ -36,6 +36,7 @@ class Invocation:
         self._catalog = catalog
         self._root = root
         self._file: Mapping[str, object] | None = None
+        self._sends = False
 
     @property
     def output(self) -> Output:
@@ -62,7 +63,7 @@ class Invocation:
     def open_catalog(self, *, read_only: bool = True, create: bool | None = None, command: str = "cli") -> CatalogStore:
         """Open the catalog that options, environment and configuration name; only a writer creates one.
 
-        `command` is what the journal names for what is changed.
+        With `create` False none does. `command` is what the journal names for what is changed.
         """
         from kvcatalog.store import open_catalog
 
@@ -80,12 +81,17 @@ class Invocation:
         """
         from kvcatalog import __version__, telemetry
 
+        if self._sends:  # a command within a command
+            with telemetry.span(name):
+                yield
+            return
         configured = self._telemetry_exporter()
         with ExitStack() as stack:
             try:
                 if exporters := telemetry.wanted_exporters(configured):
                     stack.enter_context(telemetry.configure(exporters, version=__version__))
                     stack.enter_context(telemetry.span(name))
+                    self._sends = True
             except ConfigError as error:
                 if configured != "auto":
                     raise

@@ -84,7 +84,7 @@ def step_progress(*, is_wanted: bool) -> Iterator[Callable[[str, int, int], None
 
 
 @contextmanager
-def count_progress(text: str, *names: str, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
+def amount_progress(text: str, *names: str, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
     """Show a line that follows work whose end nobody knows, with its bytes and their rate.
 
     `text` holds the names in braces. Yields a function that takes the counts so far, those of `bytes` among them.
@@ -109,6 +109,48 @@ def count_progress(text: str, *names: str, is_wanted: bool) -> Iterator[Callable
             bar.update(task, completed=counts["bytes"], description=description)
 
         yield follow
+
+
+@contextmanager
+def gc_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
+    """Show a line that follows a search for orphans while the context lasts; yields what takes the counts so far."""
+    if not is_watched(is_wanted=is_wanted):
+        yield lambda _: None
+        return
+    from rich import progress
+
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.completed} blobs seen, {task.fields[orphans]} orphans", markup=False),
+        progress.TaskProgressColumn(show_speed=True),
+        progress.TimeElapsedColumn(),
+    )
+    with _bar(columns) as bar:
+        task = bar.add_task("", total=None, orphans=0)
+
+        def follow(counts: Counter[str]) -> None:
+            bar.update(task, completed=counts["seen"], orphans=counts["orphans"])
+
+        yield follow
+
+
+@contextmanager
+def count_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[int, int | None], object]]:
+    """Show a line that counts while the context lasts; yields a function that takes a count and the total, if known."""
+    if not is_watched(is_wanted=is_wanted):
+        yield lambda _count, _total: None
+        return
+    from rich import progress
+
+    columns = (
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed} {task.description}", markup=False),
+        progress.TaskProgressColumn(show_speed=True),
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with _bar(columns) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda count, total: bar.update(task, completed=count, total=total)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from kvcatalog.schema import (
     IDENTITY_KEY,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
+    JOURNAL_BY_STORAGE_URI,
     JOURNAL_CODEC,
     LINK_CODEC,
     LINKS,
@@ -54,10 +55,12 @@ from kvcatalog.schema import (
     link_key,
     location_key,
     name_key,
+    places_named,
     sighting_key,
     totals,
     totals_of,
     unhashed_content,
+    uri_hash,
 )
 from kvcatalog.store import reading
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, Tally
@@ -84,17 +87,19 @@ def put_document(transaction: WriteTransaction, document_id: int, old: DocumentR
     _count_duplicates(transaction, old, new)
 
 
-def put_new_documents(transaction: WriteTransaction, first_id: int, rows_by_key: dict[bytes, DocumentRow]) -> None:
-    """Store new documents under consecutive ids, with index rows and counters.
+def put_new_documents(
+    transaction: WriteTransaction, numbers: Iterable[int], rows_by_key: dict[bytes, DocumentRow]
+) -> None:
+    """Store new documents under ascending ids, with index rows and counters.
 
     `rows_by_key` has them under their composite keys. Many go in table by table, each in the order of its keys.
     """
     if len(rows_by_key) <= _FEW_DOCUMENTS:
-        for document_id, (key, row) in enumerate(rows_by_key.items(), first_id):
+        for document_id, (key, row) in zip(numbers, rows_by_key.items(), strict=True):
             _put_new_document(transaction, id_key(document_id), key, row)
         return
     rows = list(rows_by_key.values())
-    ids = [id_key(number) for number in range(first_id, first_id + len(rows))]
+    ids = [id_key(number) for number in numbers]
     encode = DOCUMENT_CODEC.encode
     transaction.put_many(DOCUMENTS, ((key, encode(key, row)) for key, row in zip(ids, rows, strict=True)), append=True)
     digests = sorted([row.digest for row in rows if row.digest is not None])
@@ -218,6 +223,8 @@ def put_journal_entry(transaction: WriteTransaction, row: JournalRow) -> int:
     transaction.put(JOURNAL, key, JOURNAL_CODEC.encode(key, row), append=True)
     if row.document_id is not None:
         transaction.put(JOURNAL_BY_DOCUMENT, id_key(row.document_id), key, append=True)
+    for uri in places_named(row):
+        transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
     return sequence
 
 
@@ -227,11 +234,24 @@ def delete_journal_entry(transaction: WriteTransaction, sequence: int, row: Jour
     transaction.delete(JOURNAL, key)
     if row.document_id is not None:
         transaction.delete(JOURNAL_BY_DOCUMENT, id_key(row.document_id), key)
+    for uri in places_named(row):
+        transaction.delete(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
 
 
 def put_identity(transaction: WriteTransaction, row: IdentityRow) -> None:
     """Say which catalog this is."""
     transaction.put(META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, row))
+
+
+def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
+    """Add the index rows that catalogs of format 1 do not have."""
+    for key, value in transaction.items(JOURNAL):
+        for uri in places_named(JOURNAL_CODEC.decode(key, value)):
+            transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
+    for key, row in reading.conflict_rows(transaction, None):
+        for index in CONFLICT_INDEXES:
+            for index_key in index.keys(row):
+                transaction.put(index.table, index_key, key[:ID_BYTES])
 
 
 def delete_document(transaction: WriteTransaction, document_id: int, row: DocumentRow) -> None:

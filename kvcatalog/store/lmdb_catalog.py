@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -17,6 +18,7 @@ from kvcatalog.errors import (
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import (
     UNSET,
+    CatalogPosition,
     DocumentRecord,
     OnConflict,
     Registration,
@@ -32,6 +34,8 @@ from kvcatalog.models import (
 from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
 from kvcatalog.store.operations import Scribe, register_documents
+from kvcatalog.store.protocol import Restorable, Restored
+from kvcatalog.store.tally import DOCUMENT_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -143,6 +147,35 @@ class LmdbCatalog(LmdbUpkeep):
             with telemetry.span("kvcatalog.register_many", records=len(batch)):
                 results = self._refer(self._inside(_registering_all(batch)))
             yield from results
+
+    def restore(self, entries: Iterable[Restorable], *, batch_size: int = 10_000) -> Iterator[Restored]:
+        """See CatalogStore."""
+        from kvcatalog.store.restoring import restore  # nothing but imports needs it
+
+        values.positive("batch_size", batch_size)
+        waiting = iter(entries)
+        while batch := list(islice(waiting, batch_size)):
+            yield from self._refer(self._inside(partial(restore, batch)))
+
+    def raise_position(self, position: CatalogPosition) -> None:
+        """See CatalogStore."""
+        last = {
+            JOURNAL_SEQUENCE: values.size("journal", position.journal),
+            DOCUMENT_ID: values.size("document", position.document),
+            VARIANT_ID: values.size("variant", position.variant),
+        }
+        for name, number in last.items():
+            if number > values.ID_MAX:
+                raise InvalidValueError(name, f"must be at most {values.ID_MAX}")
+
+        def operation(transaction: WriteTransaction, _: Scribe) -> None:
+            tally = Tally.of(transaction)
+            if any(tally.last(name) < number for name, number in last.items()):
+                for name, number in last.items():
+                    tally.raise_to(name, number)
+                tally.write()
+
+        self._write(operation)
 
     def update(
         self,

@@ -108,9 +108,10 @@ def _store_new(
     if not new:
         return {}
     first_id = _next_id(transaction, DOCUMENT_ID, len(new))
-    changes.put_new_documents(transaction, first_id, {key: document.row for key, document in new.items()})
+    numbers = range(first_id, first_id + len(new))
+    changes.put_new_documents(transaction, numbers, {key: document.row for key, document in new.items()})
     ids: dict[bytes, bytes] = {}
-    for document_id, (key, document) in enumerate(new.items(), first_id):
+    for document_id, (key, document) in zip(numbers, new.items(), strict=True):
         ids[key] = id_key(document_id)
         if document.links:
             _put_links(transaction, document_id, document.links)
@@ -153,7 +154,7 @@ def register_variant(
     _existing(transaction, request.document_id)
     found = reading.find_variant(transaction, request.document_id, request.name)
     if found is None:
-        location = _location(transaction, request.content.storage_uri, request.content.digest, scribe)
+        location = locate(transaction, request.content.storage_uri, request.content.digest, scribe)
         variant_id = _next_id(transaction, VARIANT_ID)
         row = registering.new_variant(request, location, scribe.now)
         changes.put_variant(transaction, variant_id, None, row)
@@ -206,9 +207,22 @@ def update_document(
 def delete_document(transaction: WriteTransaction, document_id: int, scribe: Scribe) -> DocumentRow:
     """Take a document and all that hangs on it out of the catalog; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
+    _tell_of_what_hangs_on(transaction, document_id, old, scribe)
     changes.delete_document(transaction, document_id, old)
     write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, Target(document_id))
     return old
+
+
+def _tell_of_what_hangs_on(transaction: WriteTransaction, document_id: int, owner: DocumentRow, scribe: Scribe) -> None:
+    """Write down which further blobs lose what referred to them when a document goes."""
+    artifact: Changes = {"artifact_id": (owner.artifact_id, None)}
+    for variant_id, variant in reading.variant_rows(transaction, document_id):
+        differences = artifact | _differences(variant, None, scribe.roots)
+        write_journal(transaction, "delete", differences, scribe, Target(document_id, variant_id, variant.name))
+    places = [_place(row, scribe) for _, row in reading.conflict_rows(transaction, document_id)]
+    places += [scribe.roots.uri((row.root, row.path), None) for row in reading.link_rows(transaction, document_id)]
+    for place in places:
+        write_journal(transaction, "delete", artifact | {"storage_uri": (place, None)}, scribe, Target(document_id))
 
 
 def delete_variant(
@@ -246,13 +260,18 @@ def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Roo
         raise InvalidValueError("cas_prefix", f"the root has {old.cas_prefix!r}, and its blobs lie there")
     root = Root(max((root.id for root in known.values()), default=0) + 1 if old is None else old.id, *_plain(new))
     if root != old:
-        key = id_key(root.id)
-        transaction.delete(ROOTS, key)  # a long value is never written over
-        transaction.put(ROOTS, key, ROOT_CODEC.encode(key, new))
-        version = int.from_bytes(os.urandom(7), "big")
-        transaction.put(META, ROOTS_VERSION_KEY, NUMBER_CODEC.encode(ROOTS_VERSION_KEY, version))
+        put_root(transaction, root.id, new)
         write_journal(transaction, "root", {"uri": (None if old is None else old.uri, root.uri)}, scribe)
     return root
+
+
+def put_root(transaction: WriteTransaction, root_id: int, row: RootRow) -> None:
+    """Store a root, and see that everybody reads the roots again."""
+    key = id_key(root_id)
+    transaction.delete(ROOTS, key)  # a long value is never written over
+    transaction.put(ROOTS, key, ROOT_CODEC.encode(key, row))
+    version = int.from_bytes(os.urandom(7), "big")
+    transaction.put(META, ROOTS_VERSION_KEY, NUMBER_CODEC.encode(ROOTS_VERSION_KEY, version))
 
 
 def _plain(row: RootRow) -> tuple[str, str, str]:
@@ -288,7 +307,7 @@ def _refuse_what_may_be_gone(
             raise BlobCondemnedError(f"{uri}: garbage collection was at what lay there since it was stored")
 
 
-def _location(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:
+def locate(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:
     """Return where a blob lies that is about to be referred to; BlobCondemnedError if it is being taken away."""
     if upkeep.may_condemn(transaction):
         _refuse_condemned(transaction, uri, scribe)
@@ -303,7 +322,7 @@ def _refuse_condemned(transaction: WriteTransaction, uri: str, scribe: Scribe) -
 def _link_locations(
     transaction: WriteTransaction, request: DocumentRequest | VariantRequest, scribe: Scribe
 ) -> Sequence[Location]:
-    return [_location(transaction, uri, None, scribe) for uri in request.links] if request.links else ()
+    return [locate(transaction, uri, None, scribe) for uri in request.links] if request.links else ()
 
 
 def _put_links(transaction: WriteTransaction, document_id: int, links: Sequence[Location]) -> None:
@@ -312,7 +331,7 @@ def _put_links(transaction: WriteTransaction, document_id: int, links: Sequence[
 
 
 def _content_fields(transaction: WriteTransaction, content: Content, scribe: Scribe) -> dict[str, object]:
-    root, path = _location(transaction, content.storage_uri, content.digest, scribe)
+    root, path = locate(transaction, content.storage_uri, content.digest, scribe)
     return {"size": content.size, "digest": content.digest, "root": root, "path": path}
 
 
@@ -343,9 +362,9 @@ def _keep_conflict(
 ) -> None:
     content = request.content
     seen = scribe.now if request.created is None else request.created
-    location = _location(transaction, content.storage_uri, content.digest, scribe)
+    location = locate(transaction, content.storage_uri, content.digest, scribe)
     new = ConflictRow(target.variant, content.size, content.digest, *location, run_id, seen, seen, 1)
-    old = _known_conflict(transaction, target, new, scribe)
+    old = known_conflict(transaction, target, new, scribe)
     if old is not None:
         if request.created is not None and old.first_seen <= seen <= old.last_seen:
             return  # the same event told again, as when an import is repeated
@@ -356,7 +375,7 @@ def _keep_conflict(
     changes.put_conflict(transaction, target.document_id, old, new)
 
 
-def _known_conflict(
+def known_conflict(
     transaction: WriteTransaction, target: Target, wanted: ConflictRow, scribe: Scribe
 ) -> ConflictRow | None:
     """Return the conflict of a content; without a digest its place identifies it, however that was written then."""
@@ -381,7 +400,7 @@ def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, s
     A digest that came for another place keeps the old place as a link, so that no blob loses its last reference unseen.
     """
     content = ConflictRow(target.variant, new.size, new.digest, new.root, new.path, None, 0, 0, 0)
-    conflict = _known_conflict(transaction, target, content, scribe)
+    conflict = known_conflict(transaction, target, content, scribe)
     if conflict is not None:
         changes.put_conflict(transaction, target.document_id, conflict, None)
         if conflict.path is not None and _place(conflict, scribe) != _place(new, scribe):

@@ -18,14 +18,19 @@ from kvcatalog.filters import Filter
 from kvcatalog.models import (
     UNSET,
     BlobCheck,
+    BlobMove,
     CatalogIdentity,
+    CatalogPosition,
     CatalogStats,
+    Condemned,
     Conflict,
     DocumentRecord,
     DuplicateGroup,
     Finding,
+    Hold,
     JournalEntry,
     JournalPruning,
+    Link,
     OnConflict,
     Page,
     Possession,
@@ -48,9 +53,69 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from kvcatalog.config import StorageConfig
+FlatRow = tuple[str | int | None, ...]
+"""A row whose columns are those of its table in `schema.sql`; times are text as `clock.to_text` gives it."""
+
+Restorable = Root | DocumentRecord | VariantRecord | Sighting | Conflict | Link | JournalEntry
+"""What `CatalogStore.restore` takes."""
+
+Restored = Literal["stored", "existing", "id is taken", "key is taken", "no such document"]
+"""What became of it; the last three stored nothing."""
+GC_LEASE = "gc"
+"""What a garbage collection holds while what it has condemned is its to take."""
 
 HaveKind = Literal["any", "url", "artifact", "digest", "file"]
 SortOrder = Literal["id", "artifact", "created"]
+
+
+class CatalogSnapshot(Protocol):
+    """One moment of a catalog; rows come in lists, never all at once.
+
+    With a filter only those documents come that it lets through, and only what belongs to them. `after` goes on behind
+    an id or sequence number. Raises as the methods of CatalogStore.
+    """
+
+    position: CatalogPosition
+    """What had been given out at that moment."""
+
+    document_count: int
+    """How many documents there are in all."""
+
+    def documents(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
+        """Yield the documents, by id."""
+        ...
+
+    def document(self, document_id: int, where: Filter | None = None) -> FlatRow | None:
+        """Return one document; None if it is not there or the filter does not let it through."""
+        ...
+
+    def variants(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
+        """Yield the variants, by id."""
+        ...
+
+    def variants_of(self, document_id: int) -> list[FlatRow]:
+        """Return the variants of a document, by name."""
+        ...
+
+    def sightings(self, where: Filter | None = None) -> Iterator[list[FlatRow]]:
+        """Yield the sightings, by run."""
+        ...
+
+    def conflicts(self, where: Filter | None = None) -> Iterator[list[FlatRow]]:
+        """Yield the conflicts, by document."""
+        ...
+
+    def links(self, where: Filter | None = None) -> Iterator[list[FlatRow]]:
+        """Yield the links, by document."""
+        ...
+
+    def journal(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
+        """Yield the journal, by sequence number; with a filter, what it says of the documents let through."""
+        ...
+
+    def roots(self) -> list[FlatRow]:
+        """Return the known storage roots, by id."""
+        ...
 
 
 class CatalogStore(Protocol):
@@ -173,6 +238,17 @@ class CatalogStore(Protocol):
         """Return every record, variant, conflict and link that refers to a storage URI."""
         ...
 
+    def referenced(self, storage_uris: Iterable[str]) -> set[str]:
+        """Return those of some thousand storage URIs to which anything refers, all as of one moment."""
+        ...
+
+    def irregular_uris(self) -> Iterator[str]:
+        """Yield the storage URIs that anything refers to by below no root, or in a form that is not the usual one.
+
+        Such a form holds a character that URIs have encoded, or what has one for a name. Some come repeatedly.
+        """
+        ...
+
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """Yield the records that a run registered, by id; `get_sightings` gives those that it met again."""
         ...
@@ -261,6 +337,42 @@ class CatalogStore(Protocol):
         """Hold something for one process of all; CatalogLockedError if another has it. A process that dies lets go."""
         ...
 
+    def condemned(self) -> list[Condemned]:
+        """Return the announcements that stand: what is being taken away, or was when its collection was killed."""
+        ...
+
+    def condemn(self, storage_uris: Iterable[str], *, plan: str) -> None:
+        """Announce that a plan is about to take blobs away: from now on no registration refers to them.
+
+        Whoever calls holds GC_LEASE until `settle_condemned`, and looks again before each blob whether anything refers
+        to it by now.
+        """
+        ...
+
+    def settle_condemned(self, storage_uris: Iterable[str], moves: Iterable[BlobMove] = ()) -> None:
+        """End announcements, and write into the journal what was moved, in one step; moves the blob epoch on."""
+        ...
+
+    def forget_condemned(self) -> int:
+        """Forget announcements that have ended, and return how many; whoever stored before that stores again."""
+        ...
+
+    def record_moves(self, moves: Iterable[BlobMove]) -> None:
+        """Write into the journal what was moved."""
+        ...
+
+    def add_hold(self, where: Filter, *, reason: str) -> Hold:
+        """Protect what a filter lets through, now and later; InvalidValueError for one without conditions."""
+        ...
+
+    def holds(self) -> list[Hold]:
+        """Return what is protected, by id."""
+        ...
+
+    def release_hold(self, hold_id: int, *, reason: str | None = None) -> Hold:
+        """End a protection and return it; NotFoundError."""
+        ...
+
     def get_variants(self, document_id: int) -> list[VariantRecord]:
         """Return the variants of a document, by name."""
         ...
@@ -297,11 +409,17 @@ class CatalogStore(Protocol):
         ...
 
     def journal(
-        self, *, after: int = 0, document_id: int | None = None, complete: bool = False
+        self,
+        *,
+        after: int = 0,
+        document_id: int | None = None,
+        storage_uri: str | None = None,
+        complete: bool = False,
     ) -> Iterator[JournalEntry]:
         """Yield what was done to stored things, from the first sequence number above `after` on.
 
-        With `complete` JournalPrunedError tells that not all of these entries are there any more.
+        With `document_id` only what was done to that document; with `storage_uri` only what names that place. With
+        `complete` JournalPrunedError tells that not all of these entries are there any more.
         """
         ...
 
@@ -399,6 +517,28 @@ class CatalogStore(Protocol):
 
     def roots(self) -> list[Root]:
         """Return the known storage roots, by id."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[CatalogSnapshot]:
+        """Return one moment of the catalog to read from end to end, in the thread that entered it.
+
+        Writers go on meanwhile; what they replace is kept until the snapshot ends, so the catalog may grow.
+        """
+        ...
+
+    def restore(self, entries: Iterable[Restorable], *, batch_size: int = 10_000) -> Iterator[Restored]:
+        """Store what another catalog or an export holds as it is, ids and times included; yield the results in order.
+
+        An entry that is there already, or whose id, key or document stands in the way, changes nothing. Variants,
+        sightings, conflicts and links come after their documents, ids and sequence numbers in ascending order. A batch
+        is durable when its first result appears; nothing is read or stored before the iterator is advanced. Nothing is
+        written to the journal but the entries that are given. InvalidValueError where a value cannot be stored: then
+        nothing of its batch is.
+        """
+        ...
+
+    def raise_position(self, position: CatalogPosition) -> None:
+        """See that ids and sequence numbers up to a position are never given again, as if they had been."""
         ...
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ LABEL_VALUES_MAX = 200
 
 _LABEL_CHARACTERS_MAX = 100
 _SECONDS_BOUNDARIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
-_LONG_BOUNDARIES = (*_SECONDS_BOUNDARIES, 100.0, 1000.0)
+_LONG_SECONDS_BOUNDARIES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 36_000.0)
 _BATCH_BOUNDARIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1_000, 10_000, 100_000)
 _nothing: AbstractContextManager[None] = nullcontext()
 _label_values: dict[str, set[str]] = {}
@@ -117,7 +117,7 @@ def gc_removed(count: int) -> None:
 
 
 def gc_finished(seconds: float) -> None:
-    """Record how long a garbage collection took."""
+    """Record how long a garbage collection took that removed what it found."""
     if instruments := _instruments():
         instruments.gc_seconds.record(seconds)
 
@@ -233,12 +233,12 @@ def _make() -> _Instruments:
             "contentdownload_verification_seconds",
             unit="s",
             description="Time that the check of one blob took",
-            explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
+            explicit_bucket_boundaries_advisory=(*_SECONDS_BOUNDARIES, 100.0, 1000.0),
         ),
         gc_seconds=meter.create_histogram(
             "contentdownload_gc_seconds",
             unit="s",
-            description="Time that a garbage collection took",
-            explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
+            description="Duration of a garbage collection that removed what it found",
+            explicit_bucket_boundaries_advisory=_LONG_SECONDS_BOUNDARIES,
         ),
     )

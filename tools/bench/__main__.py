@@ -1,4 +1,4 @@
-"""The catalog beside its baselines: registration, bulk, lookups, figures, size, growth and checks of blobs.
+"""The catalog beside its baselines: registration, bulk, lookups, figures, exports, size, growth, blobs.
 
     python -m tools.bench --dir /a/real/disk --json figures.json
     python -m tools.bench --only threads-16 bulk --records 100000
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bench import asking, bulk, durable, growth, importing, verifying
+from tools.bench import asking, bulk, collecting, durable, exporting, growth, importing, verifying
 from tools.bench.parts import Bench, Row, machine, scratch, table
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "importing": importing.measure,
     "lookups": asking.measure_lookups,
     "figures": asking.measure_figures,
+    "export": exporting.measure,
     "growth": growth.measure,
     "verify": verifying.measure,
+    "gc": collecting.measure,
 }
 
 
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--lookups", type=int, default=20_000, help="lookups of each kind")
     parser.add_argument("--growth", type=int, nargs=2, default=[100_000, 10_000_000], metavar=("SMALL", "LARGE"))
     parser.add_argument("--blobs", type=int, nargs=2, default=[64, 16 << 20], metavar=("COUNT", "BYTES"))
+    parser.add_argument("--files", type=int, default=1_000_000, help="blobs that are looked through for garbage")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--dir", type=Path, default=Path(), help="a folder on a real disk; emptied afterwards")
@@ -62,6 +65,7 @@ def main() -> None:
             options.base,
             options.lookups,
             (small, large),
+            options.files,
             options.repeats,
             blobs=(count, size),
         )

@@ -1,0 +1,243 @@
+"""Storing what another catalog or an export holds as it is, with the same rows that registering it would have made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TypeVar, cast
+
+from msgspec import structs
+
+from kvcatalog import values
+from kvcatalog.clock import to_micros
+from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.models import (
+    Conflict,
+    DocumentRecord,
+    JournalEntry,
+    Link,
+    RegistrationRequest,
+    Root,
+    Sighting,
+    VariantRecord,
+)
+from kvcatalog.schema import (
+    BY_KEY,
+    JOURNAL,
+    JOURNAL_CODEC,
+    LINKS,
+    ConflictRow,
+    DocumentRow,
+    JournalRow,
+    LinkRow,
+    RootRow,
+    VariantRow,
+    id_key,
+    link_key,
+)
+from kvcatalog.store import changes, operations, reading, registering
+from kvcatalog.store.operations import Scribe
+from kvcatalog.store.protocol import Restorable, Restored
+from kvcatalog.store.roots import RootMap
+from kvcatalog.store.tally import DOCUMENT_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
+
+Entry = TypeVar("Entry")
+
+
+def restore(entries: Sequence[Restorable], transaction: WriteTransaction, scribe: Scribe) -> list[Restored]:
+    """Store entries in order and return what became of each; InvalidValueError where one cannot be stored at all."""
+    results: list[Restored] = []
+    for kind, group in groupby(entries, type):
+        results += _RESTORE[kind](transaction, list(group), scribe)
+        if kind is Root:
+            scribe = structs.replace(scribe, roots=RootMap(reading.read_roots(transaction)))
+    return results
+
+
+def _root(transaction: WriteTransaction, root: Root, scribe: Scribe) -> Restored:  # noqa: ARG001 - as all
+
+    row = RootRow(
+        values.required_text("uri", root.uri),
+        values.required_text("uuid", root.uuid),
+        values.required_text("cas_prefix", root.cas_prefix),
+    )
+    for known in reading.read_roots(transaction):
+        if known == root:
+            return "existing"
+        if known.uuid == root.uuid or known.uri == root.uri:
+            return "key is taken"
+        if known.id == root.id:
+            return "id is taken"
+    operations.put_root(transaction, values.record_id("id", root.id), row)
+    return "stored"
+
+
+def _documents(transaction: WriteTransaction, records: list[DocumentRecord], scribe: Scribe) -> list[Restored]:
+    requests = [_request(record) for record in records]
+    known = transaction.first_values(BY_KEY, sorted([request.key for request in requests]))
+    new: dict[bytes, DocumentRow] = {}
+    ids: list[int] = []
+    last = Tally.of(transaction).last(DOCUMENT_ID)
+    results: list[Restored] = []
+    for record, request in zip(records, requests, strict=True):
+        if request.key in new:
+            results.append("key is taken")
+            continue
+        location = operations.locate(transaction, request.content.storage_uri, request.content.digest, scribe)
+        row = registering.new_document(request, location, scribe.now)
+        row = structs.replace(row, updated_after=_moment("updated_at", record.updated_at) - row.created)
+        if request.key in known:
+            is_same = known[request.key] == id_key(record.id) and _is_stored(transaction, record, scribe.roots)
+            results.append("existing" if is_same else "key is taken")
+        elif record.id <= last:
+            results.append("id is taken")
+        else:
+            last = record.id
+            ids.append(last)
+            new[request.key] = row
+            results.append("stored")
+    if new:
+        changes.put_new_documents(transaction, ids, new)
+        Tally.of(transaction).raise_to(DOCUMENT_ID, last)
+    return results
+
+
+def _request(record: DocumentRecord) -> registering.DocumentRequest:
+    values.record_id("id", record.id)
+    return registering.checked_document(
+        RegistrationRequest(
+            artifact_id=record.artifact_id,
+            source_url=record.source_url,
+            resolver=record.resolver,
+            bytes=record.bytes,
+            storage_uri=record.storage_uri,
+            content_type=record.content_type,
+            sha256=record.sha256,
+            run_id=record.run_id,
+            created_at=values.moment("created_at", record.created_at),
+        )
+    )
+
+
+def _is_stored(transaction: WriteTransaction, record: DocumentRecord, roots: RootMap) -> bool:
+    row = reading.document_row(transaction, record.id)
+    return row is not None and reading.document_record(record.id, row, roots) == record
+
+
+def _variant(transaction: WriteTransaction, record: VariantRecord, scribe: Scribe) -> Restored:
+    values.record_id("id", record.id)
+    request = registering.checked_variant(
+        record.document_id,
+        record.variant,
+        registering.checked_content(record.bytes, record.sha256, record.storage_uri),
+        content_type=record.content_type,
+        created_at=values.moment("created_at", record.created_at),
+        on_conflict="keep",
+        blob_epoch=None,
+        links=(),
+    )
+    if reading.document_row(transaction, record.document_id) is None:
+        return "no such document"
+    known = reading.find_variant(transaction, record.document_id, record.variant)
+    if known is not None:
+        return "existing" if reading.variant_record(*known, scribe.roots) == record else "key is taken"
+    tally = Tally.of(transaction)
+    if record.id <= tally.last(VARIANT_ID):
+        return "id is taken"
+    location = operations.locate(transaction, request.content.storage_uri, request.content.digest, scribe)
+    row: VariantRow = registering.new_variant(request, location, scribe.now)
+    changes.put_variant(transaction, record.id, None, row)
+    tally.raise_to(VARIANT_ID, record.id)
+    return "stored"
+
+
+def _sighting(transaction: WriteTransaction, sighting: Sighting, scribe: Scribe) -> Restored:  # noqa: ARG001 - as all
+    run_id = values.required_text("run_id", sighting.run_id)
+    seen = _moment("seen_at", sighting.seen_at)
+    document = reading.document_row(transaction, values.record_id("document_id", sighting.document_id))
+    if document is None:
+        return "no such document"
+    is_new = document.run_id != run_id and changes.put_sighting(transaction, sighting.document_id, run_id, seen)
+    return "stored" if is_new else "existing"
+
+
+def _conflict(transaction: WriteTransaction, conflict: Conflict, scribe: Scribe) -> Restored:
+    content = registering.checked_content(conflict.bytes, conflict.sha256, conflict.storage_uri)
+    location = operations.locate(transaction, content.storage_uri, content.digest, scribe)
+    row = ConflictRow(
+        values.optional_text("variant", conflict.variant),
+        content.size,
+        content.digest,
+        *location,
+        values.optional_text("run_id", conflict.run_id),
+        _moment("first_seen_at", conflict.first_seen_at),
+        _moment("last_seen_at", conflict.last_seen_at),
+        values.positive("count", conflict.count),
+    )
+    document_id = values.record_id("document_id", conflict.document_id)
+    if reading.document_row(transaction, document_id) is None:
+        return "no such document"
+    target = operations.Target(document_id, variant=row.variant)
+    known = operations.known_conflict(transaction, target, row, scribe)
+    if known is None:
+        changes.put_conflict(transaction, document_id, None, row)
+        return "stored"
+    key = changes.key_of_conflict(document_id, known)
+    return "existing" if reading.conflict(key, known, scribe.roots) == conflict else "key is taken"
+
+
+def _link(transaction: WriteTransaction, link: Link, scribe: Scribe) -> Restored:
+    document_id = values.record_id("document_id", link.document_id)
+    place = operations.locate(transaction, values.required_text("storage_uri", link.storage_uri), None, scribe)
+    row = LinkRow(document_id, place[0], place[1] or "")
+    if reading.document_row(transaction, document_id) is None:
+        return "no such document"
+    if transaction.get(LINKS, link_key(row.root, row.path, document_id)) is not None:
+        return "existing"
+    changes.put_link(transaction, row)
+    return "stored"
+
+
+def _entry(transaction: WriteTransaction, entry: JournalEntry, scribe: Scribe) -> Restored:  # noqa: ARG001 - as all
+    sequence = values.record_id("sequence", entry.sequence)
+    row = JournalRow(
+        _moment("at", entry.at),
+        values.required_text("action", entry.action),
+        None if entry.document_id is None else values.record_id("document_id", entry.document_id),
+        None if entry.variant_id is None else values.record_id("variant_id", entry.variant_id),
+        values.required_text("command", entry.command),
+        values.optional_text("reason", entry.reason),
+        entry.changes,
+    )
+    tally = Tally.of(transaction)
+    if sequence <= tally.last(JOURNAL_SEQUENCE):
+        key = id_key(sequence)
+        value = transaction.get(JOURNAL, key)
+        return "existing" if value is not None and JOURNAL_CODEC.decode(key, value) == row else "id is taken"
+    tally.raise_to(JOURNAL_SEQUENCE, sequence - 1)
+    changes.put_journal_entry(transaction, row)
+    return "stored"
+
+
+def _moment(field: str, moment: object) -> int:
+    return to_micros(values.moment(field, moment))
+
+
+def _one_by_one(
+    one: Callable[[WriteTransaction, Entry, Scribe], Restored],
+) -> Callable[[WriteTransaction, list[Entry], Scribe], list[Restored]]:
+    return lambda transaction, entries, scribe: [one(transaction, entry, scribe) for entry in entries]
+
+
+_RESTORE = cast(
+    "dict[type, Callable[[WriteTransaction, Sequence[Restorable], Scribe], list[Restored]]]",
+    {
+        Root: _one_by_one(_root),
+        DocumentRecord: _documents,
+        VariantRecord: _one_by_one(_variant),
+        Sighting: _one_by_one(_sighting),
+        Conflict: _one_by_one(_conflict),
+        Link: _one_by_one(_link),
+        JournalEntry: _one_by_one(_entry),
+    },
+)
