@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from kvcatalog.bootstrap import open_services
-from kvcatalog.cli.command import Command
+from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.mapping import read_rows
 from kvcatalog.cli.progress import amount_progress
@@ -37,7 +37,7 @@ class _Addition(NamedTuple):
 
 
 @click.command(cls=Command)
-@click.argument("files", nargs=-1, metavar="[FILE...]")
+@click.argument("files", nargs=-1, type=FILE_NAME, metavar="[FILE...]")
 @click.option("--artifact-id", metavar="ID", help="The artifact that the files belong to.")
 @click.option("--url", help="Where the file comes from.  [default: the file's own URI]")
 @click.option("--resolver", default="local", show_default=True, help="What found the file.")
@@ -45,7 +45,9 @@ class _Addition(NamedTuple):
 @click.option("--content-type", metavar="TYPE", help="The media type.  [default: by the suffix]")
 @click.option("--run", metavar="ID", help="The run that this belongs to.")
 @click.option("--move", is_flag=True, help="Remove each file once it is stored.")
-@click.option("--from", "mapping", metavar="MAPPING", help="Rows that name files and their keys; - for stdin.")
+@click.option(
+    "--from", "mapping", type=FILE_NAME, metavar="MAPPING", help="Rows that name files and their keys; - for stdin."
+)
 @click.pass_obj
 def add(
     invocation: Invocation, /, files: tuple[str, ...], *, mapping: str | None, move: bool, **facts: str | None

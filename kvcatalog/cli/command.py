@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvcatalog.cli.invocation import Invocation
 from kvcatalog.cli.output import FORMATS
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    _Type = click.ParamType[str]
+else:
+    _Type = click.ParamType
+
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 FORMAT_HELP = f"{', '.join(FORMATS)}; csv is exact, as the data has it."
+
+
+class _FileName(_Type):
+    """The name of a file or folder, which a shell completes; whether it is there is for those to say who open it."""
+
+    name = "file"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+FILE_NAME = _FileName()
 
 
 class Command(click.Command):

@@ -12,7 +12,7 @@ import click
 
 from kvcatalog import __version__
 from kvcatalog.cli import failure
-from kvcatalog.cli.command import CONTEXT_SETTINGS, FORMAT_HELP
+from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, FORMAT_HELP
 from kvcatalog.cli.exit_status import MEANINGS, ExitStatus
 from kvcatalog.cli.invocation import Invocation
 from kvcatalog.cli.output import FORMATS, Format
@@ -84,6 +84,18 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"kvcatalog.cli.{place.module}"), place.attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(error.message + hint, ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         formatter.write("\n")
         for family, commands in _FAMILIES.items():
@@ -123,9 +135,9 @@ def _print_version(context: click.Context, _option: click.Parameter, is_asked: b
 
 
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
-@click.option("-c", "--config", "config_path", metavar="FILE", help="Configuration file, YAML or TOML.")
-@click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over all other settings.")
-@click.option("--root", metavar="DIR_OR_S3_URI", help="Where blobs are stored; wins like --catalog.")
+@click.option("-c", "--config", "config_path", type=FILE_NAME, metavar="FILE", help="Configuration file, YAML or TOML.")
+@click.option("--catalog", type=FILE_NAME, metavar="PATH_OR_URL", help="The catalog; wins over all other settings.")
+@click.option("--root", type=FILE_NAME, metavar="DIR_OR_S3_URI", help="Where blobs are stored; wins like --catalog.")
 @click.option(
     "--format",
     "output_format",

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from kvcatalog import uris, values
 from kvcatalog.cli.blobs import Glance
-from kvcatalog.cli.command import Command
+from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.identify import find
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.holds import Holds
@@ -43,7 +43,7 @@ class _Subject(Struct, frozen=True):
 
 
 @click.command(cls=Command)
-@click.argument("item", metavar="PATH|ID|DIGEST")
+@click.argument("item", type=FILE_NAME, metavar="PATH|ID|DIGEST")
 @click.pass_obj
 def why(invocation: Invocation, item: str) -> None:
     """Tell who refers to a blob, what would break without it, and what happened to it.
