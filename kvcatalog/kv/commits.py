@@ -92,22 +92,27 @@ class Commits:
         transaction came to nothing because of some of the calls, MapFull, or CatalogError.
         """
         self.forget()
-        with self._environment.write() as transaction:
-            batch += late()
-            self.has_company = transaction.number != self._last_number + 1
-            for kind, calls in groupby(batch, _joint_type):
-                if kind is None:
-                    for call in calls:
-                        _apply(call, transaction, self._environment.path)
-                else:
-                    _apply_together(list(calls), transaction)
-            if transaction.writes:
-                self._before_commit(transaction)
-                self._batch += 1
-                self._attempt = _Attempt(self._token, self._batch, transaction.number)
-                transaction.put(self._token_table, TOKEN_KEY, _TOKEN.encode(TOKEN_KEY, self._attempt))
-            before_flush()
-            started = time.perf_counter()
+        transaction = self._environment.write()
+        try:
+            with transaction:
+                batch += late()
+                self.has_company = transaction.number != self._last_number + 1
+                for kind, calls in groupby(batch, _joint_type):
+                    if kind is None:
+                        for call in calls:
+                            _apply(call, transaction, self._environment.path)
+                    else:
+                        _apply_together(list(calls), transaction)
+                if transaction.writes:
+                    self._before_commit(transaction)
+                    self._batch += 1
+                    self._attempt = _Attempt(self._token, self._batch, transaction.number)
+                    transaction.put(self._token_table, TOKEN_KEY, _TOKEN.encode(TOKEN_KEY, self._attempt))
+                before_flush()
+                started = time.perf_counter()
+        except BaseException:
+            transaction.give_up()
+            raise
         self.flush_seconds = time.perf_counter() - started
         self._last_number = transaction.number if transaction.writes else transaction.number - 1
 
@@ -128,6 +133,8 @@ class Commits:
         """Tell whether the last attempt took place, from the row that every commit leaves."""
         if self._attempt is None:
             return "absent"
+        if self._environment.carried[0] == self._attempt.transaction:
+            return "committed"
         with self._environment.read() as transaction:
             value = transaction.get(self._token_table, TOKEN_KEY)
         last = None if value is None else _TOKEN.decode(TOKEN_KEY, value)

@@ -199,6 +199,12 @@ class Environment:
         """Forget a use that `begin` took note of."""
         self._uses.discard(ticket)
 
+    def let_go(self, use: Use) -> None:
+        """Forget a use whose end was interrupted."""
+        for ticket in list(self._uses):
+            if ticket() is use:
+                self._uses.discard(ticket)
+
     def forked(self) -> None:
         """In a forked child: let go of what belongs to the parent; the next transaction opens the files anew."""
         self.epoch += 1

@@ -7,6 +7,7 @@ may write is visible in its type. What leaves it are `bytes` of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -43,8 +44,8 @@ class ReadTransaction(Use):
 
     def __enter__(self) -> Self:
         environment = self._environment
-        self._raw, self._ticket = environment.begin(self, write=self._writes)
         self._epoch = environment.epoch
+        self._raw, self._ticket = environment.begin(self, write=self._writes)
         self._handles = environment.handles
         return self
 
@@ -183,8 +184,24 @@ class WriteTransaction(ReadTransaction):
         if failed or not self.writes:
             raw.abort()
         else:
-            raw.commit()
+            try:
+                raw.commit()
+            except engine.Error:
+                raise
+            except BaseException:
+                with suppress(engine.Error):
+                    raw.id()  # it lives, so the interruption came before
+                    raise
+                self._environment.carried = (self.number, state)
+                raise
             self._environment.carried = (self.number, state)
+
+    def give_up(self) -> None:
+        """End what an interruption has left open on entering or leaving."""
+        with suppress(AttributeError, engine.Error):
+            if self._epoch == self._environment.epoch:
+                self._raw.abort()
+        self._environment.let_go(self)
 
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
         """Set the value under a key; in a table of sets, add it.

@@ -243,6 +243,7 @@ class Writer:
         """Let those through who wait, and refuse whoever comes later; every future that was given out is done then."""
         try:
             with self._door:
+                self._leading = None
                 waiting = set(self._waiting)
                 while not waiting.isdisjoint(list(self._waiting)):
                     self._answer_some()
@@ -314,6 +315,7 @@ class Writer:
                 self._waiting.remove(call)
         self._expected = sum([not call.is_posted for call in self._begun]) + len(self._waiting)
         self._begun = []
+        self._leading = None
 
     def _late(self) -> list[Call]:
         """Begin those who came since the batch was made; waiting for the write lock may have taken a while."""

@@ -47,14 +47,22 @@ class LmdbWriting(LmdbReader):
         self._read_only = read_only
         self._clock = clock
         self._command = command
+        self._uses = [environment]
         self._writer = Writer(environment, COUNTERS, write_tally, telemetry.batch_committed, _followed)
 
     def close(self) -> None:
         """See CatalogStore."""
-        if not self._closed:
-            self._writer.close()
+        self._writer.close()
+        try:
+            use = self._uses.pop()
+        except IndexError:  # another thread was quicker
+            return
+        try:
             self._environment.close()
-            self._closed = True
+        except BaseException:
+            self._uses.append(use)
+            raise
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
