@@ -309,7 +309,7 @@ class _Finalizing:
             self.file,
             path,
             sha256=sha256,
-            read_back=self.reads_back,
+            read_back=self.reads_back or self._is_doubtful(path),
             content_type=self.candidate.content_type,
             **wishes,
         )
@@ -327,6 +327,11 @@ class _Finalizing:
         elif publication.refused is not None:
             _log.info("%s: copied, not linked: %s", self.store.uri_of(path), publication.refused)
         return publication
+
+    def _is_doubtful(self, path: str) -> bool:
+        """Tell whether the last check found anything but the right bytes at a place, so that a size is no proof."""
+        check = None if self.catalog is None else self.catalog.last_check(self.store.uri_of(path))
+        return check is not None and check.result in {"corrupt", "missing"}
 
     def _twins(self, sha256: str | None) -> tuple[str, ...]:
         """Return where the same content lies below this root, the latest first: the oldest may be full of links."""

@@ -79,7 +79,8 @@ def plan_garbage(
 
     A blob is an orphan where no record, variant, conflict or link refers to it and no hold names its place. It stays
     while it is younger than `orphan_ttl_days` at `now` (microseconds): since it was last changed, lost its last
-    reference, or came back from the trash. Files that are none of ours or that a process writes to are left out.
+    reference, or came back from the trash, or since its root was adopted. Files that are none of ours or that a process
+    writes to are left out.
     """
     search = _Search(catalog, roots.aliases(), before=now - round(orphan_ttl_days * _DAY_MICROS), progress=progress)
     items = (item for store in roots.stores for item in search.orphans(store))
@@ -96,11 +97,14 @@ class _Search:
         self.holds = Holds(catalog.holds())
         self.before = before
         self.progress = progress
+        self.adopted = 0
         self.counts: Counter[str] = Counter()
 
     def orphans(self, store: BlobStore) -> Iterator[PlanItem]:
         """Yield what nothing refers to below a root."""
         ground = Ground(store)
+        adoptions = (entry for entry in self.catalog.journal(storage_uri=store.uri) if entry.action == "adopt")
+        self.adopted = max((clock.to_micros(entry.at) for entry in adoptions), default=0)
         listing = store.listing()
         start = f"{store.uri}/"
         while chunk := list(islice(listing, CHUNK)):
@@ -128,7 +132,7 @@ class _Search:
             if found is None or found.modified > self.before:
                 return None
             entries = list(self.catalog.journal(storage_uri=uri))
-            since = max([found.modified, *(clock.to_micros(entry.at) for entry in entries)])
+            since = max([found.modified, self.adopted, *(clock.to_micros(entry.at) for entry in entries)])
             if since > self.before or store.is_written(path):
                 return None
             owner = next((entry for entry in reversed(entries) if _dropped(entry, uri)), None)

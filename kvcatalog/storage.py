@@ -98,15 +98,18 @@ def adopt_root(config: StorageConfig, catalog: CatalogStore, *, force: bool = Fa
     """Make a root this catalog's on purpose, whatever its marker says; records below it stay what they are.
 
     For a root that was moved, a catalog that was restored from a backup, a marker that was lost, or a root that is
-    taken over from another catalog, which then writes and removes nothing there any more. Where the catalog knows
-    blobs below the root and none of some that are looked for is there, RootUnreachableError unless `force` is given:
-    it may be the empty folder below a mount that is gone. RootOwnershipError if the catalog knows another root there.
+    taken over from another catalog, which then writes and removes nothing there any more: RootOwnershipError unless
+    `force` is given. Where the catalog knows blobs below the root and none of some that are looked for is there,
+    RootUnreachableError unless `force` is given: it may be the empty folder below a mount that is gone.
+    RootOwnershipError if the catalog knows another root there. Garbage collection counts no blob's age from before.
     """
     store = _store(config)
     try:
         marker = store.read_marker()
     except RootUnreachableError:
         marker = None  # it cannot be read, and is written anew
+    if marker is not None and marker.catalog != catalog.identity.uuid and not force:
+        raise RootOwnershipError(f"{store.uri} belongs to catalog {marker.catalog}; --force takes it from that one")
     roots = catalog.roots()
     there = next((root for root in roots if root.uri == store.uri), None)
     uuid = marker.uuid if marker is not None else there.uuid if there is not None else str(uuid4())
@@ -121,7 +124,7 @@ def adopt_root(config: StorageConfig, catalog: CatalogStore, *, force: bool = Fa
     if known is not None and not force:
         _find_some(known, store, catalog)
     store.write_marker(Marker(uuid, catalog.identity.uuid, catalog.identity.generation), replace=True)
-    return catalog.add_root(store.uri, uuid=uuid, cas_prefix=config.cas_prefix)
+    return catalog.add_root(store.uri, uuid=uuid, cas_prefix=config.cas_prefix, adopted=True)
 
 
 def _find_some(known: Root, store: BlobStore, catalog: CatalogStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from kvcatalog.kv.environment import Environment
 from tests.support import close_all, made
 
 pytest_plugins = ("tests.servers",)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A run in the background is born so, and so would be the programs that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says something about the machine, not about the code.
 hypothesis.settings.register_profile("kvcatalog", deadline=None)

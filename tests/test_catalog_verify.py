@@ -301,7 +301,7 @@ class TestNothingIsSaidToBeLost:
         disk.overwrite(record.storage_uri, b"b")
         forget_storage(disk.blobs)
         with open_catalog(tmp_path / "other") as other:
-            adopt_root(disk.config, other)
+            adopt_root(disk.config, other, force=True)
         before = tree(disk.config.root_dir)
         assert set(disk.results(quarantine=True).values()) == {"unreachable"}
         assert tree(disk.config.root_dir) == before

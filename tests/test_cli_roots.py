@@ -51,7 +51,12 @@ def test_a_root_is_taken_over_on_purpose_only(capsys: pytest.CaptureFixture[str]
     assert status == ExitStatus.UNAVAILABLE
     assert "another catalog" in message
     assert "kvcatalog roots adopt" in message
-    status, rows, _ = answer(capsys, *other, "roots", "adopt", "--json")
+    status, _, message = answer(capsys, *other, "roots", "adopt")
+    assert status == ExitStatus.UNAVAILABLE
+    assert "--force takes it" in message
+    assert answer(capsys, "--catalog", "mistyped", "roots", "adopt")[0] == ExitStatus.UNAVAILABLE
+    assert not os.path.exists("mistyped")
+    status, rows, _ = answer(capsys, *other, "roots", "adopt", "--force", "--json")
     assert (status, [row["state"] for row in rows]) == (ExitStatus.DONE, ["ok"])
     assert answer(capsys, *other, "add", "a.pdf", "--artifact-id", "a", "--json")[0] == ExitStatus.DONE
     assert states(capsys) == (ExitStatus.FINDINGS, ["of another catalog"])

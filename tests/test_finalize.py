@@ -750,7 +750,7 @@ def test_a_root_that_was_taken_over_is_not_written_to(bench: Bench, tmp_path: Pa
     bench.finalize(b"one")
     before = bench.files()
     with open_catalog(tmp_path / "other") as other:
-        adopt_root(bench.config, other)
+        adopt_root(bench.config, other, force=True)
         with pytest.raises(RootOwnershipError):
             bench.finalize(b"two")
     assert bench.files() == before

@@ -89,7 +89,9 @@ def test_a_root_of_another_catalog_is_refused_until_it_is_adopted(
         with pytest.raises(RootOwnershipError, match="another catalog"):
             open_storage(config, other)
         assert other.roots() == []
-        adopted = adopt_root(config, other)
+        with pytest.raises(RootOwnershipError, match="--force"):
+            adopt_root(config, other)
+        adopted = adopt_root(config, other, force=True)
         assert uuid is not None
         assert adopted.uuid == uuid.uuid
         open_storage(config, other)
@@ -220,7 +222,7 @@ def test_an_adoption_that_is_refused_changes_no_marker(config: StorageConfig, ca
     marker = Marker("another root", "another catalog", 1)
     store.write_marker(marker, replace=True)
     with pytest.raises(RootOwnershipError, match="adopt that one"):
-        adopt_root(config, catalog)
+        adopt_root(config, catalog, force=True)
     assert store.read_marker() == marker
 
 

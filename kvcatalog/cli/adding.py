@@ -72,6 +72,9 @@ def add(
         raise click.UsageError("several FILEs cannot have one --url or --variant; name them in a mapping")
     given = {name: value for name, value in facts.items() if value}
     config = invocation.load_config()
+    if move:  # what lies there already is read before a file is removed for it
+        read_back = config.catalog.model_copy(update={"verify_on_register": True})
+        config = config.model_copy(update={"catalog": read_back})
     counts: Counter[str] = Counter()
     sums: Counter[str] = Counter()
 

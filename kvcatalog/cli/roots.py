@@ -39,7 +39,7 @@ def show(invocation: Invocation) -> ExitStatus:
 
 
 @roots.command(cls=Command)
-@click.option("--force", is_flag=True, help="Adopt it even if none of the blobs that should be there is found.")
+@click.option("--force", is_flag=True, help="Adopt it even from another catalog, or with none of its blobs.")
 @click.pass_obj
 def adopt(invocation: Invocation, *, force: bool) -> None:
     """Make the root that --root or the configuration names this catalog's, whatever its marker says.
@@ -53,7 +53,7 @@ def adopt(invocation: Invocation, *, force: bool) -> None:
       kvcatalog --root /data/docs roots adopt
     """  # noqa: D301
     config = invocation.load_config().storage
-    with invocation.open_catalog(read_only=False, command="roots adopt") as catalog:
+    with invocation.open_catalog(read_only=False, create=False, command="roots adopt") as catalog:
         root = adopt_root(config, catalog, force=force)
         row = asdict(root) | {"state": root_state(root, config, catalog)}
     invocation.output.rows((row,), _COLUMNS)

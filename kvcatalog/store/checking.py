@@ -8,7 +8,7 @@ the locations that its URI may have.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import cast
 
 from msgspec import structs
@@ -47,15 +47,16 @@ _GLANCES = frozenset(("size only", "stored checksum only"))
 
 
 def queue_step(
-    transaction: ReadTransaction, roots: RootMap, after: Position | None, before: int
+    transaction: ReadTransaction, roots: RootMap, after: Position | None, before: int, now: int
 ) -> tuple[list[str], Position | None]:
     """Return the places that the next rows of the queue give, and where to go on, None at the end.
 
-    `before` is a time in microseconds: what was read then or later has had its turn.
+    `before` is a time in microseconds: what was read then or later has had its turn, unless that is later than `now`,
+    as where the clock was set back.
     """
     table, key = after or (DOCUMENTS.name, b"")
     if table == CHECKS_BY_TIME.name:
-        return _oldest(transaction, roots, key, before)
+        return _oldest(transaction, roots, key, before, now)
     table_of = {DOCUMENTS.name: (DOCUMENTS, VARIANTS), VARIANTS.name: (VARIANTS, CHECKS_BY_TIME)}
     here, following = table_of[table]
     rows = list(islice(transaction.items(here, after=(key, b"") if key else None), STEP_ROWS))
@@ -75,11 +76,20 @@ def _uri(table: str, key: bytes, value: bytes, roots: RootMap) -> str:
 
 
 def _oldest(
-    transaction: ReadTransaction, roots: RootMap, after: bytes, before: int
+    transaction: ReadTransaction, roots: RootMap, after: bytes, before: int, now: int
 ) -> tuple[list[str], Position | None]:
     uris = []
     key = after
-    pairs = transaction.items(CHECKS_BY_TIME, stop=time_key(before), after=(after, b"") if after else None)
+    behind = (after, b"") if after else None
+    stop = time_key(before)
+    pairs: Iterator[tuple[bytes, bytes]]
+    if after < stop:
+        pairs = chain(
+            transaction.items(CHECKS_BY_TIME, stop=stop, after=behind),
+            transaction.items(CHECKS_BY_TIME, time_key(max(before, now) + 1)),
+        )
+    else:
+        pairs = transaction.items(CHECKS_BY_TIME, after=behind)
     for key, _ in islice(pairs, STEP_ROWS):
         location = key[len(time_key(before)) :]
         value = transaction.get(CHECKS, location)
@@ -91,13 +101,22 @@ def _oldest(
 
 
 def blob_at(
-    transaction: ReadTransaction, uri: str, roots: RootMap, *, looked_before: int | None, read_before: int | None
+    transaction: ReadTransaction,
+    uri: str,
+    roots: RootMap,
+    *,
+    looked_before: int | None,
+    read_before: int | None,
+    now: int,
 ) -> StoredBlob | None:
-    """Return what is expected at a place, None if it was looked at or read at that time or later."""
+    """Return what is expected at a place, None if it was looked at or read at that time or later, up to `now`.
+
+    A time after `now` comes from a clock that was set back since, and tells nothing.
+    """
     row = _row(transaction, uri, roots)
     if row is not None and (
-        (looked_before is not None and row.looked_at >= looked_before)
-        or (read_before is not None and row.at >= read_before)
+        (looked_before is not None and looked_before <= row.looked_at <= max(now, looked_before))
+        or (read_before is not None and read_before <= row.at <= max(now, read_before))
     ):
         return None
     return StoredBlob(uri, tuple(_claims(transaction, uri, roots)), None if row is None else _check(uri, row))

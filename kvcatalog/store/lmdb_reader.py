@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from kvcatalog import values
-from kvcatalog.clock import to_micros
+from kvcatalog.clock import now_micros, to_micros
 from kvcatalog.errors import (
     CatalogClosedError,
     InvalidValueError,
@@ -126,7 +126,8 @@ class LmdbReader:
         from kvcatalog.store import checking
 
         before = to_micros(values.moment("read_before", read_before))
-        return self._stepwise(lambda txn, roots, after: checking.queue_step(txn, roots, after, before))
+        now = now_micros()
+        return self._stepwise(lambda txn, roots, after: checking.queue_step(txn, roots, after, before, now))
 
     def blobs_at(
         self,
@@ -143,7 +144,11 @@ class LmdbReader:
         uris = [values.required_text("storage_uris", uri) for uri in storage_uris]
         with self._read() as transaction:
             roots = self._roots.at(transaction)
-            found = (checking.blob_at(transaction, uri, roots, looked_before=looked, read_before=read) for uri in uris)
+            now = now_micros()
+            found = (
+                checking.blob_at(transaction, uri, roots, looked_before=looked, read_before=read, now=now)
+                for uri in uris
+            )
             return [blob for blob in found if blob is not None]
 
     def last_check(self, storage_uri: str) -> BlobCheck | None:

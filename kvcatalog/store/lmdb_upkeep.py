@@ -26,14 +26,14 @@ _REPAIRED_AT_ONCE = 500
 class LmdbUpkeep(LmdbWriting):
     """What keeps a catalog and its blobs in order; LmdbCatalog adds what is registered."""
 
-    def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256") -> Root:
+    def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256", adopted: bool = False) -> Root:
         """See CatalogStore."""
         row = RootRow(
             values.required_text("uri", uri).removesuffix("/"),
             values.required_text("uuid", uuid),
             values.required_text("cas_prefix", cas_prefix),
         )
-        return self._write(lambda txn, scribe: operations.add_root(txn, row, scribe))
+        return self._write(lambda txn, scribe: operations.add_root(txn, row, scribe, adopted=adopted))
 
     def record_checks(self, checks: Iterable[BlobCheck], *, gone: Sequence[str] = ()) -> None:
         """See CatalogStore."""

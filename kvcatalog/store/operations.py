@@ -251,7 +251,7 @@ def clear_stale(transaction: WriteTransaction, scribe: Scribe) -> None:  # noqa:
     upkeep.clear_all_condemned(transaction)
 
 
-def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Root:
+def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe, *, adopted: bool = False) -> Root:
     """Make a root known, or return it; a known UUID elsewhere has moved. InvalidValueError if another root is there."""
     known = {root.uuid: root for root in reading.read_roots(transaction)}
     old = known.get(new.uuid)
@@ -263,6 +263,8 @@ def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe) -> Roo
     if root != old:
         put_root(transaction, root.id, new)
         write_journal(transaction, "root", {"uri": (None if old is None else old.uri, root.uri)}, scribe)
+    if adopted:
+        write_journal(transaction, "adopt", {"storage_uri": (None if old is None else old.uri, root.uri)}, scribe)
     return root
 
 

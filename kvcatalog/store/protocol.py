@@ -511,8 +511,11 @@ class CatalogStore(Protocol):
         """End that with what became of it; the journal tells of a blob that is `missing` and `quarantined` now."""
         ...
 
-    def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256") -> Root:
-        """Make a storage root known, or return it; a known UUID under another URI means that the root has moved."""
+    def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256", adopted: bool = False) -> Root:
+        """Make a storage root known, or return it; a known UUID under another URI means that the root has moved.
+
+        With `adopted` the journal says from when on the catalog answers for what lies there.
+        """
         ...
 
     def roots(self) -> list[Root]:
