@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,25 +22,20 @@ from kvcatalog.kv import engine
 from kvcatalog.schema import FORMAT_VERSION
 from kvcatalog.store import open_catalog
 
-COMMANDS = (
-    ["show"],
-    ["where"],
-    ["have"],
-    ["why"],
-    ["search"],
-    ["stats"],
-    ["dedup-report"],
-    ["import-manifest"],
-    ["add"],
-    ["fetch"],
-    ["gc"],
-    ["gc", "restore"],
-    ["gc", "empty-trash"],
-    ["hold", "add"],
-    ["hold", "list"],
-    ["hold", "release"],
-    ["config", "show"],
-)
+
+def commands_of(command: click.Command, *path: str) -> Iterator[list[str]]:
+    """Yield the names that lead to each command; a group is one where it does something by itself."""
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        yield [*path]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands_of(inner, *path, name)
+
+
+COMMANDS = tuple(commands_of(group))
 PROGRAM = (sys.executable, "-c", "from kvcatalog.cli import main; main()")
 
 
@@ -85,6 +81,15 @@ class TestHelp:
         for status, meaning in exit_status.MEANINGS.items():
             assert f" {int(status)} {meaning}" in flowing
         assert set(exit_status.MEANINGS) == set(ExitStatus)
+
+    @pytest.mark.parametrize("arguments", [["config"], ["gc"], ["hold"], ["roots"]])
+    def test_no_summary_is_cut(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        run([*arguments, "--help"])
+        assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+    def test_what_is_missing_and_could_be_chosen_stands_on_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["completion"]) == ExitStatus.USAGE
+        assert "Choose from: bash, zsh, fish\n" in capsys.readouterr().err
 
     @pytest.mark.parametrize("arguments", [[], ["config"]])
     def test_help_is_plain_where_nothing_is_asked(

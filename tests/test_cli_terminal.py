@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pexpect
 import pytest
 
+import kvcatalog
 from kvcatalog.cli.completing import SHELLS
 from kvcatalog.store import open_catalog
 
@@ -40,6 +41,7 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "KVCATALOG_"))}
         environment: Any = kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "xterm"}
+        environment["PYTHONPATH"] = str(Path(kvcatalog.__file__).parents[1])
         environment |= {"PS1": "<$?> ", "HISTFILE": "", "INPUTRC": "/dev/null"}
         command = ["bash", "--norc", "--noprofile", "-i"]
         self.bash = pexpect.spawn(

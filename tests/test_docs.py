@@ -101,20 +101,6 @@ def example_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_command_has_an_example() -> None:
-    def commands(command: click.Command, name: str) -> Iterator[str]:
-        if not isinstance(command, click.Group) or command.invoke_without_command:
-            yield name
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for below in command.list_commands(context):
-                inner = command.get_command(context, below)
-                assert inner is not None
-                yield from commands(inner, f"{name} {below}")
-
-    assert set(commands(group, "kvcatalog")) - {name for name, _ in EXAMPLES} == set()
-
-
 @pytest.mark.parametrize(("name", "line"), EXAMPLES, ids=[line for _, line in EXAMPLES])
 def test_an_example_runs_as_it_stands(
     name: str, line: str, example_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -179,7 +179,7 @@ class _Garbage:
             self.invocation.note("nothing was changed; --apply does it")
 
 
-@gc.command("restore", cls=Command)
+@gc.command("restore", cls=Command, short_help="Bring back what went to the trash.")
 @click.argument("wanted", type=FILE_NAME, metavar="PLAN|LOCATION")
 @click.pass_obj
 def restore_command(invocation: Invocation, wanted: str) -> ExitStatus:
@@ -210,7 +210,7 @@ def restore_command(invocation: Invocation, wanted: str) -> ExitStatus:
     return ExitStatus.DONE if is_whole else ExitStatus.FINDINGS
 
 
-@gc.command("empty-trash", cls=Command)
+@gc.command("empty-trash", cls=Command, short_help="Remove for good what lies in the trash.")
 @click.option("--dry-run/--apply", default=True, help="Show what would go, or remove it.  [default: dry run]")
 @click.option(
     "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what was taken longer ago than this."

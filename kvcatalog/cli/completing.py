@@ -15,15 +15,15 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(SHELLS), metavar="bash|zsh|fish")
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print what makes a shell complete commands, options and their values with the tab key.
 
     \b
     Example:
-      eval "$(kvcatalog completion bash)"                                       # in ~/.bashrc
-      eval "$(kvcatalog completion zsh)"                                        # in ~/.zshrc
+      eval "$(kvcatalog completion bash)"                     # in ~/.bashrc
+      eval "$(kvcatalog completion zsh)"                      # in ~/.zshrc
       kvcatalog completion fish > ~/.config/fish/completions/kvcatalog.fish
     """  # noqa: D301
     from click.shell_completion import get_completion_class

@@ -19,7 +19,7 @@ def config() -> None:
     """Show the configuration in force, or check one."""
 
 
-@config.command(cls=Command, is_measured=False)
+@config.command(cls=Command, is_measured=False, short_help="Print the values in force and their origin.")
 @click.pass_obj
 def show(invocation: Invocation) -> None:
     """Print every value in force and which source gave it: flag, environment, file or default.
@@ -36,7 +36,7 @@ def show(invocation: Invocation) -> None:
     invocation.output.rows(map(asdict, entries), ("key", "value", "origin"), identity=None)
 
 
-@config.command(cls=Command, is_measured=False)
+@config.command(cls=Command, is_measured=False, short_help="List all that is wrong with the configuration.")
 @click.pass_obj
 def check(invocation: Invocation) -> ExitStatus:
     """List all that is wrong with the configuration: keys that there are not, values that are refused.

@@ -61,7 +61,10 @@ def _describe(error: BaseException) -> tuple[ExitStatus, str, str | None]:
             return status_of(error), str(error), error.advice
         case click.UsageError():
             hint = f"`{error.ctx.command_path} --help` tells what it takes." if error.ctx else None
-            return ExitStatus.USAGE, error.format_message(), hint
+            message = error.format_message()
+            # click puts the values to choose from on lines of their own.
+            is_list = isinstance(error, click.MissingParameter)
+            return ExitStatus.USAGE, " ".join(message.split()) if is_list else message, hint
         case click.ClickException():
             return ExitStatus.USAGE, error.format_message(), None
         case InterruptedByUserError() | click.Abort() | KeyboardInterrupt():

@@ -169,7 +169,7 @@ def group(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Answer for every stored document: where is it, is it intact, is it there twice.
+    """Answer for stored documents: where are they, are they intact, are they twice.
 
     \b
     Example:

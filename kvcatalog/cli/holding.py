@@ -21,7 +21,7 @@ def hold() -> None:
     """Protect records and their blobs from being taken away."""
 
 
-@hold.command(cls=Command)
+@hold.command(cls=Command, short_help="Hold what filters let through.")
 @click.argument("filters", nargs=-1, required=True, metavar="FILTER...")
 @click.option("--reason", required=True, metavar="TEXT", help="Why it must stay.")
 @click.pass_obj
@@ -41,7 +41,7 @@ def add(invocation: Invocation, filters: tuple[str, ...], *, reason: str) -> Non
     invocation.output.rows((_row(made),), _COLUMNS)
 
 
-@hold.command("list", cls=Command)
+@hold.command("list", cls=Command, short_help="List what is held, and why.")
 @click.pass_obj
 def show(invocation: Invocation) -> None:
     """List what is held, and why.
@@ -55,7 +55,7 @@ def show(invocation: Invocation) -> None:
     invocation.output.rows(map(_row, holds), _COLUMNS)
 
 
-@hold.command(cls=Command)
+@hold.command(cls=Command, short_help="End a hold.")
 @click.argument("hold_id", type=click.IntRange(min=1), metavar="ID")
 @click.option("--reason", metavar="TEXT", help="Why it may go now; for the journal.")
 @click.pass_obj

@@ -22,7 +22,7 @@ def roots() -> None:
     """Show the folders and buckets below which blobs lie, or take one over."""
 
 
-@roots.command("list", cls=Command)
+@roots.command("list", cls=Command, short_help="List the storage roots and their states.")
 @click.pass_obj
 def show(invocation: Invocation) -> ExitStatus:
     """List the storage roots; the exit status is 1 if one is not there or not ours.
@@ -38,7 +38,7 @@ def show(invocation: Invocation) -> ExitStatus:
     return ExitStatus.DONE if all(row["state"] == "ok" for row in rows) else ExitStatus.FINDINGS
 
 
-@roots.command(cls=Command)
+@roots.command(cls=Command, short_help="Make a root this catalog's, on purpose.")
 @click.option("--force", is_flag=True, help="Adopt it even from another catalog, or with none of its blobs.")
 @click.pass_obj
 def adopt(invocation: Invocation, *, force: bool) -> None:

@@ -44,6 +44,7 @@ _REMEMBER_SECONDS = 1.0
 _REMEMBER_BLOBS = 1000
 
 Progress = Callable[["VerifyRun"], None]
+_Checks = Future[list[Verification]]
 
 
 class Limits(Struct, frozen=True):
@@ -113,19 +114,19 @@ class VerifyRun:
                 span.set_attributes({"blobs": self.counts.total(), "bytes": self.bytes_read})
 
     def _results(self) -> Iterator[Verification]:
-        waiting: set[Future[list[Verification]]] = set()
+        waiting: list[_Checks] = []
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="verify")
         try:
             for task in self._tasks():
                 if isinstance(task, Verification):
                     yield task
                     continue
-                waiting.add(pool.submit(self._check_all, task))
+                waiting.append(pool.submit(self._check_all, task))
                 while len(waiting) >= self._jobs * _TASKS_AHEAD:
-                    done, waiting = wait(waiting, _REMEMBER_SECONDS, FIRST_COMPLETED)
+                    done, waiting = _parted(waiting)
                     yield from self._settled(done)
             while waiting:
-                done, waiting = wait(waiting, _REMEMBER_SECONDS, FIRST_COMPLETED)
+                done, waiting = _parted(waiting)
                 yield from self._settled(done)
         finally:
             self._stop.set()
@@ -233,7 +234,7 @@ class VerifyRun:
         """Return the time, never one before the run began, even if the clock went back."""
         return max(self._clock(), self._started)
 
-    def _settled(self, done: set[Future[list[Verification]]]) -> Iterator[Verification]:
+    def _settled(self, done: list[_Checks]) -> Iterator[Verification]:
         results = [result for future in done for result in future.result()]
         if self._quarantine:
             for number, result in enumerate(results):
@@ -262,6 +263,12 @@ class VerifyRun:
         if checks or gone:
             self._catalog.record_checks(checks, gone=gone)
         self._under_way.difference_update(check.storage_uri for check in checks)
+
+
+def _parted(waiting: list[_Checks]) -> tuple[list[_Checks], list[_Checks]]:
+    """Wait a moment, and return what is done and what is not, each in the order in which it was begun."""
+    done, _ = wait(waiting, _REMEMBER_SECONDS, FIRST_COMPLETED)
+    return [future for future in waiting if future in done], [future for future in waiting if future not in done]
 
 
 def verify_blobs(
