@@ -1,17 +1,27 @@
-"""Mistakes to be planted into a process that finalizes downloads, to show which of them a harness sees."""
+"""Mistakes to be planted into a process, to show which of them a harness sees."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from kvcatalog import layout
+import lmdb
+import xxhash
+
+from kvcatalog import layout, schema
 from kvcatalog.blobs import Publication
 from kvcatalog.finalize import _Finalizing, _Stored
+from kvcatalog.kv import engine, preflight
+from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.table import Table
+from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import DocumentRecord, Registration, VariantRecord, VariantRegistration
+from kvcatalog.store import operations
 from kvcatalog.store.protocol import CatalogStore
 
 VARIABLE = "KVCATALOG_FAULT"
@@ -20,13 +30,14 @@ VARIABLE = "KVCATALOG_FAULT"
 _Registered = Registration | VariantRegistration
 
 _store, _register = _Finalizing._store, _Finalizing._register
+_fsync, _open_raw, _put, _end, _decode = os.fsync, engine.open_raw, WriteTransaction.put, WriteTransaction._end, Codec.decode
 
 
 def plant(mistake: str) -> None:
     """Put a mistake into this process; none for an empty name."""
     if mistake:
-        name, replacement = _MISTAKES[mistake]
-        setattr(_Finalizing, name, replacement)
+        owner, name, replacement = MISTAKES[mistake]
+        setattr(owner, name, replacement)
 
 
 def _record_first(self: _Finalizing, sha256: str | None, same: DocumentRecord | VariantRecord | None) -> _Stored:
@@ -75,9 +86,67 @@ def _written_in_place(self: _Finalizing, path: str, *_: object, **__: object) ->
     return Publication("stored", "copied")
 
 
-_MISTAKES: dict[str, tuple[str, Callable[..., object]]] = {
-    "record-first": ("_store", _record_first),
-    "source-first": ("_register", _source_first),
-    "answer-first": ("_register", _answer_first),
-    "written-in-place": ("_publish", _written_in_place),
+def _unflushed(is_spared: Callable[[int], bool]) -> Callable[[int], None]:
+    """Return an fsync that does nothing for files of a kind."""
+
+    def fsync(descriptor: int) -> None:
+        if not is_spared(os.fstat(descriptor).st_mode):
+            _fsync(descriptor)
+
+    return fsync
+
+
+def _never_failing(descriptor: int) -> None:
+    """Take a flush that failed for one that did not."""
+    with suppress(OSError):
+        _fsync(descriptor)
+
+
+def _opened_unflushed(path: engine.StrPath, **settings: Any) -> engine.RawEnvironment:  # noqa: ANN401 - passed on
+    """Open an environment whose commits are not flushed."""
+    raw = _open_raw(path, **settings)
+    raw.close()
+    return lmdb.open(
+        os.fspath(path), map_size=settings["map_size_bytes"], max_dbs=engine.TABLES_MAX, sync=False, create=False
+    )
+
+
+def _forgetful(self: WriteTransaction, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
+    """Leave out an index row now and then."""
+    if table is not schema.VARIANTS_BY_SHA256 or value[-1] % 4:
+        _put(self, table, key, value, append=append)
+
+
+def _committed_anyway(self: WriteTransaction, raw: engine.RawTransaction, *, failed: bool) -> None:
+    """Commit what an error cut short."""
+    _end(self, raw, failed=failed and not self.writes)
+
+
+def _unchecked(self: Codec[Any], key: bytes, value: bytes) -> Any:  # noqa: ANN401 - any row
+    """Decode a value without a look at its checksum."""
+    payload = value[9:]
+    if value[:1] + xxhash.xxh3_64_digest(value[:1] + key + payload) != value[:9]:
+        return self._decode(payload)
+    return _decode(self, key, value)
+
+
+def _never_condemned(*_: object) -> None:
+    """Register what garbage collection is at."""
+
+
+MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
+    "record-first": (_Finalizing, "_store", _record_first),
+    "source-first": (_Finalizing, "_register", _source_first),
+    "answer-first": (_Finalizing, "_register", _answer_first),
+    "written-in-place": (_Finalizing, "_publish", _written_in_place),
+    "file-not-flushed": (os, "fsync", _unflushed(stat.S_ISREG)),
+    "folder-not-flushed": (os, "fsync", _unflushed(stat.S_ISDIR)),
+    "commit-not-flushed": (engine, "open_raw", _opened_unflushed),
+    "error-swallowed": (os, "fsync", _never_failing),
+    "index-row-dropped": (WriteTransaction, "put", _forgetful),
+    "committed-anyway": (WriteTransaction, "_end", _committed_anyway),
+    "checksum-not-checked": (Codec, "decode", _unchecked),
+    "file-not-checked": (preflight, "_check_meta", lambda *_: engine.ENGINE_0_9),
+    "condemned-not-checked": (operations, "_refuse_condemned", _never_condemned),
 }
+"""For each mistake: where it goes, and what takes that place."""
