@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from kvcatalog import finalize_candidate_download, import_manifest, storage
+from kvcatalog import finalize_candidate_download, import_manifest, open_catalog, storage
 from kvcatalog.audit import audit_blobs, audit_catalog
 from kvcatalog.backup import backup, restore
 from kvcatalog.compact import compact
@@ -150,18 +150,25 @@ def _read(place: Place, catalog: LmdbCatalog) -> None:
     list(audit_blobs(catalog, place.config))
 
 
+def _read_only(place: Place, _: None) -> None:
+    with open_catalog(place.path, read_only=True) as catalog:
+        list(catalog.iter_records())
+
+
 def _export(form: Any) -> Callable[[Place, LmdbCatalog], object]:  # noqa: ANN401 - one of the formats
     return lambda place, catalog: export_sql(catalog, place.folder / f"export.{form}", format=form, force=True)
 
 
 def _backup(place: Place, _: None) -> None:
-    if not (place.folder / "backup").exists():
-        backup(place.path, place.folder / "backup")
+    if (place.folder / "backup").exists():
+        shutil.rmtree(place.folder / "backup")
+    backup(place.path, place.folder / "backup")
 
 
 def _restore(place: Place, _: None) -> None:
-    if not (place.folder / "restored").exists():
-        restore(place.folder / "before", place.folder / "restored", apply=True)
+    if (place.folder / "restored").exists():
+        shutil.rmtree(place.folder / "restored")
+    restore(place.folder / "before", place.folder / "restored", apply=True)
 
 
 def _adopt(place: Place, catalog: LmdbCatalog) -> None:
@@ -173,6 +180,7 @@ CALLS: dict[str, Call] = {
     "create": Call(_create, opens=True),
     "open": Call(_open, opens=True),
     "read": Call(_read),
+    "read only": Call(_read_only, opens=True),
     "register": Call(lambda _, catalog: catalog.register(**fields(NEW, Work(7)), links=[f"{ELSEWHERE}link"])),
     "register known": Call(lambda _, catalog: catalog.register_or_get(**fields(KNOWN, Work(0)) | _REST)),
     "register conflict": Call(lambda _, catalog: catalog.register(**identity(KNOWN), **content_fields(8))),

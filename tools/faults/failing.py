@@ -1,5 +1,6 @@
 """Let the Nth system call of each call of the library fail, from the first on until none is left that could.
 
+In the same way the disk is full at each of its pages, or only to be read, and the root is not there (`surroundings`).
 What comes of it must be a typed error (or success, where the call is not needed), rows as before or as after and nothing
 in between, a catalog that works on at once, no descriptor left open, and no scrap of a file once the call was repeated.
 """
@@ -15,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -24,10 +25,11 @@ from msgspec import Struct
 
 from kvcatalog import storage
 from kvcatalog.errors import CatalogError, NotFoundError
-from tools.faults.calls import CALLS, CORRUPT, Call, Catalog, facts, names_below, prepare
+from tools.faults.calls import CALLS, CORRUPT, Catalog, facts, names_below, prepare
 from tools.faults.planting import plant
 from tools.faults.report import Report
-from tools.faults.shim import KINDS, Shim, name_of, preloaded, run_child
+from tools.faults.shim import Shim, name_of, preloaded, run_child
+from tools.faults.surroundings import FullDisk, MissingRoot, ReadOnlyDisk, Source, mounted
 from tools.faults.workload import Place, digest_of, unsound
 
 HANG_SECONDS = 120
@@ -50,6 +52,14 @@ SHORT_FAULTS: tuple[tuple[str, tuple[int, ...]], ...] = (
 )
 
 
+SOURCES: dict[str, Callable[[Path], Source]] = {
+    "": lambda _: Shim(),
+    "full disk": FullDisk,
+    "read-only disk": ReadOnlyDisk,
+    "missing root": MissingRoot,
+}
+
+
 class Job(Struct, frozen=True):
     """What a child is to do."""
 
@@ -57,15 +67,16 @@ class Job(Struct, frozen=True):
     calls: tuple[str, ...]
     faults: tuple[tuple[str, tuple[int, ...]], ...]
     mistake: str = ""
+    surroundings: str = ""
 
 
 class Trial:
     """One call of the library, tried with every fault; `template` is a copy of the place that it begins with."""
 
-    def __init__(self, name: str, place: Place, template: Path, report: Report, shim: Shim) -> None:
+    def __init__(self, name: str, place: Place, template: Path, report: Report, source: Source) -> None:
         self.name, self.call = name, CALLS[name]
         self.place, self.template = place, template
-        self.report, self.shim = report, shim
+        self.report, self.source = report, source
         self.begin()
         self.before = self.state(None)
         self.attempt(None)
@@ -112,18 +123,20 @@ class Trial:
         where = f"{self.name}: {kind} {number}{' and all after it' if forever else ''}, {name_of(code)}"
         descriptors = open_files()
         with ExitStack() as stack:
-            catalog = None if self.call.opens else stack.enter_context(self.place.catalog())
+            opens = self.call.opens or self.source.opens_late
+            catalog = None if opens else stack.enter_context(self.place.catalog())
             failure: Exception | None = None
-            self.shim.arm(KINDS[kind], number, code, forever=forever)
+            self.source.arm(kind, number, code, forever=forever)
             try:
                 self.attempt(catalog)
             except Exception as error:  # noqa: BLE001 - which it is is what is looked at
                 failure = error
-            if not self.shim.disarm():
+            if not self.source.disarm(failed=failure is not None):
                 return False
             self.report.cases += 1
             self.report.count("refused" if failure is not None else "went on")
             self.report.wrong(where, self.findings(catalog, failure, kind))
+            failure = None  # its traceback holds on to what was open
         storage._open.clear()
         gc.collect()
         left = open_files() - descriptors
@@ -180,9 +193,9 @@ def work(job: Job) -> Report:
     """Try calls with faults; this is the child."""
     logging.disable()
     report = Report("failing calls")
-    shim = Shim()
     for name in job.calls:
         folder = Path(job.folder, name.replace(" ", "-"))
+        source = SOURCES[job.surroundings](folder if job.surroundings == "missing root" else Path(job.folder))
         place = Place(folder, CALLS[name].layout)
         folder.mkdir()
         prepare(place)
@@ -190,10 +203,11 @@ def work(job: Job) -> Report:
         folder.rename(template)
         if not report.cases:
             plant(job.mistake)
-        trial = Trial(name, place, template, report, shim)
+        trial = Trial(name, place, template, report, source)
         trial.run(job.faults)
         signal.alarm(0)
         shutil.rmtree(folder)
+        shutil.rmtree(template)
     return report
 
 
@@ -203,12 +217,23 @@ def run(
     faults: tuple[tuple[str, tuple[int, ...]], ...] = EVERY_FAULT,
     mistake: str = "",
 ) -> Report:
-    """Try calls with faults in a child; NoCompilerError."""
-    started = time.monotonic()
+    """Let system calls fail, in a child; NoCompilerError."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name, preloaded(Path(name)) as environment:
-        job = Job(name, tuple(calls), faults, mistake)
-        printed = run_child("tools.faults.failing", [msgspec.json.encode(job).decode()], environment)
+        return _in_child(Job(name, tuple(calls), faults, mistake), environment)
+
+
+def run_surroundings(what: str, calls: Iterable[str] = tuple(CALLS), *, disk: str = "tmpfs") -> Report:
+    """Put up a fault of the surroundings (a name of SOURCES), in a child; NoMountError."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, mounted(Path(name), disk) as folder:
+        job = Job(str(folder), tuple(calls), ((what, (errno.ENOSPC,)),), surroundings=what)
+        return _in_child(job, dict(os.environ))
+
+
+def _in_child(job: Job, environment: dict[str, str]) -> Report:
+    started = time.monotonic()
+    printed = run_child("tools.faults.failing", [msgspec.json.encode(job).decode()], environment)
     report = msgspec.json.decode(printed, type=Report)
+    report.harness = job.surroundings or report.harness
     report.seconds = time.monotonic() - started
     return report
 

@@ -61,7 +61,9 @@ def run_child(module: str, arguments: list[str], environment: dict[str, str], se
 
 
 class Shim:
-    """The library inside the process that has it preloaded."""
+    """The library inside the process that has it preloaded; a source of faults (`surroundings`)."""
+
+    opens_late = False
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(None)
@@ -73,15 +75,15 @@ class Shim:
         """Note in the record that a step begins, or that it was answered."""
         self._library.faults_mark(begun, number)
 
-    def arm(self, kinds: str, number: int, code: int, *, forever: bool = False) -> None:
-        """Let a call fail: the one of that number, counted from 1 among those of the kinds (letters of KINDS).
+    def arm(self, kind: str, number: int, code: int, *, forever: bool) -> None:
+        """Let a system call fail: the one of that number, counted from 1 among those of a kind (of KINDS).
 
         `code` 0 makes a write come short by half instead.
         """
-        self._library.faults_arm(kinds.encode(), number, code, forever)
+        self._library.faults_arm(KINDS[kind].encode(), number, code, forever)
 
-    def disarm(self) -> int:
-        """Let calls be; return how many failed."""
+    def disarm(self, *, failed: bool) -> int:  # noqa: ARG002
+        """Let system calls be; return how many failed."""
         return int(self._library.faults_disarm())
 
     def set_clock(self, seconds: int) -> None:
