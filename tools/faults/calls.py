@@ -82,7 +82,7 @@ def prepare(place: Place) -> None:
         (place.folder / "incoming" / f"{number}.part").write_bytes(content_of(number))
     lines = [
         {"work_id": f"W{number}", "title": "t", "publication_year": 2024, "resolver": "unpaywall"}
-        | {"url": f"https://e.example/{number}", "path": f"{number}.pdf", "classification": "pdf", "reason": None}
+        | {"url": f"https://e.example/{number}", "path": f"{number}/paper.pdf", "classification": "pdf", "reason": None}
         | {"content_type": "application/pdf", "html_paths": [], "timestamp": "2025-03-02T08:15:00Z"}
         | {"sha256": digest_of(number), "content_length": 7, "record_type": "manifest"}
         for number in range(5)
