@@ -52,6 +52,7 @@ class BlobStat(Struct, frozen=True, gc=False):
     """A stored blob: size in bytes, time of its last change (microseconds since 1970 UTC), further names (`links` > 1).
 
     `sha256` is the digest that the store itself keeps beside the bytes (object stores only); nobody has read them.
+    `file` is what all names of one file have in common, None where a blob has one name only.
     """
 
     path: str
@@ -59,6 +60,12 @@ class BlobStat(Struct, frozen=True, gc=False):
     modified: int
     sha256: str | None = None
     links: int = 1
+    file: int | None = None
+
+
+MoveOutcome = Literal["moved", "missing", "taken", "unsafe", "other device"]
+"""Of a blob to be moved: done; it is not there; another blob has the target; a link or a folder has its name, or it can
+have none there; it lies on another file system than the target."""
 
 
 class Marker(Struct, frozen=True):
@@ -271,6 +278,34 @@ class BlobStore(Protocol):
 
     def walk(self, folder: str = "") -> Iterator[BlobStat]:
         """Yield the blobs below a folder, in no order; without a folder all but what is `layout.OURS`."""
+        ...
+
+    def listing(self, folder: str = "") -> Iterator[tuple[str, BlobStat | None]]:
+        """Yield the paths that `walk` does, and what is known of each blob where that costs nothing."""
+        ...
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, sorted; none if it is not there."""
+        ...
+
+    def is_root(self, folder: str) -> bool:
+        """Tell whether a folder below this root is a root of its own; what lies there is not this one's."""
+        ...
+
+    def is_written(self, path: str) -> bool:
+        """Tell whether some process of this host has a blob open to write to it, where that can be told."""
+        ...
+
+    def move_many(self, moves: Sequence[tuple[str, str]]) -> list[MoveOutcome]:
+        """Do as `move` does for each (path, target), durably on return; raises nothing for a single one."""
+        ...
+
+    def delete_many(self, paths: Sequence[str]) -> list[BlobStat]:
+        """Remove blobs, durably on return, and return those that were there, each as it was right before."""
+        ...
+
+    def prune(self, folder: str) -> None:
+        """Remove empty folders below a folder and the folder itself, where the store knows folders."""
         ...
 
     def move(self, path: str, target: str) -> None:

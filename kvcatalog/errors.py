@@ -186,6 +186,12 @@ class SqlServerError(CatalogUnavailableError):
     advice = "Check --dsn, the rights of its user, and what the server says."
 
 
+class PlanError(CatalogError):
+    """A plan cannot be read: missing, cut short, or made for another catalog."""
+
+    advice = "Make a new plan with a dry run."
+
+
 class BlobNotFoundError(NotFoundError):
     """There is no blob where one was to be."""
 

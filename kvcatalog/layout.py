@@ -102,10 +102,15 @@ def set_aside_path(area: str, label: str, path: str) -> str:
 
 def checked_path(path: str) -> str:
     """Return a relative path; UnsafePathError if it could lead out of its root or holds what no name may hold."""
-    parts = path.split("/")
-    if not path or any(part in {"", ".", ".."} for part in parts) or "\0" in path:
+    if not is_path(path):
         raise UnsafePathError(f"{path!r} is no path below a root")
     return path
+
+
+def is_path(path: str) -> bool:
+    """Tell whether a path is one that `checked_path` lets pass."""
+    framed = f"/{path}/"
+    return not ("//" in framed or "/./" in framed or "/../" in framed or "\0" in path)
 
 
 def _cleaned(text: str, *, keeps_suffix: bool = False) -> str:

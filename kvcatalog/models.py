@@ -215,6 +215,33 @@ class Link(Struct, frozen=True, gc=False):
     storage_uri: str
 
 
+class Condemned(Struct, frozen=True, gc=False):
+    """An announcement of a plan: it is about to take away what lies at a storage URI."""
+
+    storage_uri: str
+    plan: str
+    at: datetime
+
+
+class BlobMove(Struct, frozen=True, gc=False):
+    """What was done to a blob, or to a folder of the trash, for the journal; `target` is the URI where it lies now."""
+
+    action: Literal["trash", "restore", "empty-trash"]
+    storage_uri: str
+    target: str | None
+    bytes: int
+    reason: str | None
+
+
+class Hold(Struct, frozen=True, gc=False):
+    """What must stay: all that `filters`, expressions that must all hold, let through."""
+
+    id: int
+    filters: tuple[str, ...]
+    reason: str
+    created_at: datetime
+
+
 class Sighting(Struct, frozen=True, gc=False):
     """A later run met a document that an earlier one had registered."""
 
@@ -360,16 +387,19 @@ class CatalogStats(Struct, frozen=True, gc=False):
 __all__ = [
     "UNSET",
     "BlobCheck",
+    "BlobMove",
     "CatalogIdentity",
     "CatalogPosition",
     "CatalogStats",
     "CheckResult",
     "Claim",
+    "Condemned",
     "Conflict",
     "DocumentRecord",
     "DuplicateGroup",
     "Finding",
     "FindingKind",
+    "Hold",
     "JournalEntry",
     "JournalPruning",
     "Link",

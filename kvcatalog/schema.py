@@ -23,7 +23,8 @@ from kvcatalog.values import media_type
 
 # What each version of the format brought.
 # 1: the first.
-FORMAT_VERSION = 1
+# 2: journal_by_storage_uri; conflicts at content-addressed places stand in conflicts_by_storage_uri too.
+FORMAT_VERSION = 2
 
 ID_BYTES = 8
 ARTIFACT_BYTES_MAX = 400
@@ -50,7 +51,9 @@ SIGHTINGS = Table("sightings")  # run, NUL, document id -> time; what a later ru
 SIGHTINGS_BY_DOCUMENT = Table("sightings_by_document")  # document id, run -> nothing
 
 CONFLICTS = Table("conflicts")  # document id, variant's name, NUL, content -> what came; same key, other bytes
-CONFLICTS_BY_STORAGE_URI = Table("conflicts_by_storage_uri", sets=True)  # hash of the location -> document ids
+CONFLICTS_BY_STORAGE_URI = Table(
+    "conflicts_by_storage_uri", sets=True
+)  # hash of the location, or of root and digest -> document ids
 
 LINKS = Table("links")  # location, document id -> path in full; further names of a blob that a record owns
 LINKS_BY_DOCUMENT = Table("links_by_document")  # document id, location -> nothing
@@ -66,6 +69,7 @@ HOLDS = Table("holds")  # hold id -> filter and reason; what must stay
 
 JOURNAL = Table("journal")  # sequence -> what was done to something stored, by which command and why
 JOURNAL_BY_DOCUMENT = Table("journal_by_document", sets=True)  # document id -> sequences
+JOURNAL_BY_STORAGE_URI = Table("journal_by_storage_uri", sets=True)  # hash of a URI that an entry names -> sequences
 META = Table("meta")  # name -> format version, identity of the catalog, generations
 
 TABLES = tuple(value for value in list(globals().values()) if isinstance(value, Table))
@@ -293,6 +297,16 @@ def location_hash(root: int | None, path: str) -> bytes:
     return keys.short_hash(location_key(root, path))
 
 
+def cas_hash(root: int | None, digest: bytes) -> bytes:
+    """Return the key of a content-addressed location in the index of conflicts; no path has NUL."""
+    return keys.short_hash((root or 0).to_bytes(4, "big") + b"\0" + digest)
+
+
+def uri_hash(uri: str) -> bytes:
+    """Return the key of a storage URI in an index; other URIs may share it."""
+    return keys.short_hash(uri.encode())
+
+
 def sighting_key(run_id: str, document_id: int) -> bytes:
     """Return the key of a sighting."""
     return name_key(run_id) + b"\0" + id_key(document_id)
@@ -317,8 +331,14 @@ def _digest_keys(row: DocumentRow | VariantRow) -> tuple[bytes, ...]:
     return () if row.digest is None else (row.digest,)
 
 
-def _location_keys(row: DocumentRow | VariantRow | ConflictRow) -> tuple[bytes, ...]:
+def _location_keys(row: DocumentRow | VariantRow) -> tuple[bytes, ...]:
     return () if row.path is None else (location_hash(row.root, row.path),)
+
+
+def _conflict_location_keys(row: ConflictRow) -> tuple[bytes, ...]:
+    if row.path is not None:
+        return (location_hash(row.root, row.path),)
+    return () if row.digest is None else (cas_hash(row.root, row.digest),)
 
 
 def _run_keys(row: DocumentRow) -> tuple[bytes, ...]:
@@ -348,8 +368,13 @@ VARIANT_INDEXES: tuple[Index[VariantRow], ...] = (
 )
 """Rows (key -> variant id) that follow from a variant."""
 
-CONFLICT_INDEXES: tuple[Index[ConflictRow], ...] = (Index(CONFLICTS_BY_STORAGE_URI, _location_keys),)
+CONFLICT_INDEXES: tuple[Index[ConflictRow], ...] = (Index(CONFLICTS_BY_STORAGE_URI, _conflict_location_keys),)
 """Rows (key -> document id) that follow from a conflict."""
+
+
+def places_named(row: JournalRow) -> set[str]:
+    """Return the storage URIs that a journal entry names, under which it is found."""
+    return {value for value in row.changes.get("storage_uri", ()) if isinstance(value, str)}
 
 
 _LEADING: tuple[Index[Any], ...] = DOCUMENT_INDEXES + VARIANT_INDEXES

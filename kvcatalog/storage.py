@@ -141,6 +141,40 @@ def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> Root
     return state_of(store_at(root, config), root, catalog.identity)
 
 
+def open_known_root(root: Root, config: StorageConfig, catalog: CatalogStore) -> BlobStore:
+    """Return the store of a known root, after `check_root`; whoever opens it closes it."""
+    store = store_at(root, config)
+    try:
+        check_root(root, store, catalog)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def root_uri(config: StorageConfig) -> str:
+    """Return the URI of the root that a configuration names, whether it is there or not."""
+    store = _store(config)
+    store.close()
+    return store.uri
+
+
+def check_root(root: Root, store: BlobStore, catalog: CatalogStore) -> None:
+    """Raise RootUnreachableError or RootOwnershipError unless the marker at a root's place is the one of this root."""
+    marker = store.read_marker()
+    if marker is None:
+        raise RootUnreachableError(f"{root.uri} is a root of this catalog, but its marker is not there")
+    if marker.uuid != root.uuid:
+        raise RootOwnershipError(f"{root.uri} holds another root than the one that this catalog knows there")
+    if marker.catalog != catalog.identity.uuid:
+        raise RootOwnershipError(f"{root.uri} belongs to another catalog, {marker.catalog}")
+    if marker.generation != catalog.identity.generation:
+        raise RootOwnershipError(
+            f"{root.uri} belongs to generation {marker.generation} of this catalog, which is of"
+            f" {catalog.identity.generation}"
+        )
+
+
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:
     """Raise InvalidValueError for a source that somebody keeps: a file of a catalog, or of a root that is not ours."""
     _refuse_own_files("source", path)

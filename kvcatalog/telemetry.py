@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram
 
 _SECONDS_BOUNDARIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
+_LONG_SECONDS_BOUNDARIES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 36_000.0)
 _BATCH_BOUNDARIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1_000, 10_000, 100_000)
 
 
@@ -35,6 +36,12 @@ def gc_removed(count: int) -> None:
     """Count blobs that garbage collection removed."""
     if instruments := _instruments():
         instruments.gc_removed.add(count)
+
+
+def gc_finished(seconds: float) -> None:
+    """Record how long a garbage collection took that removed what it found."""
+    if instruments := _instruments():
+        instruments.gc_seconds.record(seconds)
 
 
 def verify_failed(count: int = 1) -> None:
@@ -71,6 +78,7 @@ class _Instruments(NamedTuple):
     registration_seconds: Histogram
     batch_size: Histogram
     verification_seconds: Histogram
+    gc_seconds: Histogram
 
 
 _made: _Instruments | None = None
@@ -114,5 +122,11 @@ def _make() -> _Instruments:
             unit="s",
             description="Time that the check of one blob took",
             explicit_bucket_boundaries_advisory=(*_SECONDS_BOUNDARIES, 100.0, 1000.0),
+        ),
+        gc_seconds=meter.create_histogram(
+            "contentdownload_gc_seconds",
+            unit="s",
+            description="Duration of a garbage collection that removed what it found",
+            explicit_bucket_boundaries_advisory=_LONG_SECONDS_BOUNDARIES,
         ),
     )

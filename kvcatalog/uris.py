@@ -11,7 +11,7 @@ import re
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
-_UNRESERVED = "/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
+_UNRESERVED = b"/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 
 
 def has_scheme(text: str) -> bool:
@@ -45,11 +45,16 @@ def file_uri(path: str | os.PathLike[str]) -> str:
 
 def uri_of(normal_path: str) -> str:
     """Return the file URI of what `absolute_path` returned; UnicodeEncodeError as `file_uri`."""
-    if not normal_path.strip(_UNRESERVED):
+    if is_plain(normal_path):
         return "file://" + normal_path
     from urllib.parse import quote_from_bytes
 
     return "file://" + quote_from_bytes(os.fsencode(normal_path))
+
+
+def is_plain(path: str) -> bool:
+    """Tell whether a path stands in a URI as it is."""
+    return path.isascii() and not path.encode().translate(None, _UNRESERVED)
 
 
 def file_path(uri: str) -> str | None:

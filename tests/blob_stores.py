@@ -376,6 +376,54 @@ class BlobStoreContract:
         assert store.delete("a/one") is False
         assert raw.paths() == {"a/two"}
 
+    def test_a_listing_tells_the_paths_of_a_walk(self, store: BlobStore, raw: Raw, tmp_path: Path) -> None:
+        for number in range(5):
+            publish(store, tmp_path, b"%d" % number, f"a{number % 2}/{number}.pdf")
+        raw.put(f"{TRASH_PATH}/plan/a", b"x")
+        assert sorted(path for path, _ in store.listing()) == sorted(blob.path for blob in store.walk())
+        assert [path for path, _ in store.listing(TRASH_PATH)] == [f"{TRASH_PATH}/plan/a"]
+        assert all(stat is None or (stat.path, stat.size) == (path, 1) for path, stat in store.listing())
+        assert list(store.listing("nothing")) == []
+
+    def test_the_folders_of_a_folder_are_named(self, store: BlobStore, raw: Raw) -> None:
+        assert store.folders(TRASH_PATH) == []
+        for path in ("b/c", "a/x/y", "a/z", "file"):
+            raw.put(f"{TRASH_PATH}/{path}", b"x")
+        assert store.folders(TRASH_PATH) == ["a", "b"]
+
+    def test_a_root_in_a_root_is_known(self, store: BlobStore, raw: Raw) -> None:
+        raw.put(f"inner/{MARKER_PATH}", b"{}")
+        raw.put("outer/a", b"x")
+        assert store.is_root("inner") is True
+        assert store.is_root("outer") is False
+        assert store.is_root("nothing") is False
+
+    def test_many_are_moved_and_each_is_told_of(self, store: BlobStore, raw: Raw, tmp_path: Path) -> None:
+        for name in ("a/1", "a/2", "b/1", "b/taken"):
+            publish(store, tmp_path, name.encode(), name)
+        moves = [("a/1", "t/a/1"), ("a/nothing", "t/a/3"), ("a/2", "b/taken"), ("b/1", "t/b/1"), ("no/1", "t/no/1")]
+        assert store.move_many(moves) == ["moved", "missing", "taken", "moved", "missing"]
+        assert raw.paths() == {"t/a/1", "a/2", "b/taken", "t/b/1"}
+        assert raw.read("t/a/1") == b"a/1"
+        assert raw.read("b/taken") == b"b/taken"
+        assert store.move_many([]) == []
+        with pytest.raises(UnsafePathError):
+            store.move_many([("a/2", "../x")])
+
+    def test_many_are_deleted_and_told_of(self, store: BlobStore, raw: Raw, tmp_path: Path) -> None:
+        for name in ("a/1", "a/2", "b/1"):
+            publish(store, tmp_path, name.encode(), name)
+        removed = store.delete_many(["a/1", "a/nothing", "b/1", "no/1"])
+        assert sorted((blob.path, blob.size) for blob in removed) == [("a/1", 3), ("b/1", 3)]
+        assert raw.paths() == {"a/2"}
+        store.prune("b")
+        store.prune("a")
+        assert raw.paths() == {"a/2"}
+
+    def test_what_nobody_writes_is_not_written(self, store: BlobStore, tmp_path: Path) -> None:
+        publish(store, tmp_path, b"content", "a/b")
+        assert store.is_written("a/b") is False
+
     def test_the_first_marker_stands_until_it_is_replaced(self, store: BlobStore, raw: Raw) -> None:
         store.prepare()
         assert store.read_marker() is None

@@ -1,35 +1,39 @@
-"""A garbage collection that follows the protocol and nothing else, one step at a time; it takes whatever it can."""
+"""A garbage collection one step at a time; each step is the real one, and it takes whatever it can."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
-from kvcatalog import layout
-from kvcatalog.blobs import BlobStore
-from kvcatalog.errors import BlobNotFoundError
-from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.schema import CondemnedRow
-from kvcatalog.store import upkeep
+from kvcatalog.blobs import BlobStat, BlobStore
+from kvcatalog.removal.aliases import Aliases
+from kvcatalog.removal.executing import Batch
+from kvcatalog.removal.plans import PlanItem
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tools.faults.checking import references
+
+
+class _Item(PlanItem, frozen=True):
+    """An item that takes whatever lies at its place."""
+
+    def is_like(self, stat: BlobStat) -> bool:  # noqa: ARG002 - as PlanItem
+        return True
 
 
 class Collector:
     """Made with the catalog and one of its roots; whoever uses it holds the lease.
 
-    One that `forgets` removes the rows of what it has cleared at once, else they stay.
+    One that `forgets` removes the rows of what it has cleared at once, else they stay. It condemns what it is told to,
+    used or not, and the age of a blob never stops it: only the protocol stands between it and a record's blob.
     """
 
     def __init__(self, catalog: LmdbCatalog, store: BlobStore, *, forgets: bool = True) -> None:
         self.catalog = catalog
         self.store = store
         self.forgets = forgets
-        self.root = next(root.id for root in catalog.roots() if root.uri == store.uri)
         self.condemned: tuple[str, ...] = ()
-        self.doomed: tuple[str, ...] = ()
         self.moved = 0
         self._round = 0
+        self._batch = self._batch_of()
 
     def steps(self, *paths: str) -> Iterator[Callable[[], None]]:
         """Yield the steps of one collection in their order."""
@@ -41,42 +45,36 @@ class Collector:
     def unreferenced(self) -> tuple[str, ...]:
         """Return the paths below the root that nothing refers to now."""
         there = [blob.path for blob in self.store.walk()]
-        return self._unreferenced(tuple(there))
+        used = {uri for _, uri, _, _ in references(self.catalog)}
+        return tuple(path for path in there if self.store.uri_of(path) not in used)
 
     def condemn(self, *paths: str) -> None:
         """Announce which blobs are about to be taken."""
         self.condemned = paths
-
-        def operation(transaction: WriteTransaction) -> None:
-            for path in paths:
-                upkeep.put_condemned(transaction, CondemnedRow(self.root, path, "plan", 0))
-
-        self.catalog._writer.submit(operation)
+        self._round += 1
+        self._batch = self._batch_of(*paths)
+        self._batch.condemn()
 
     def check_again(self) -> None:
         """Keep what something refers to by now."""
-        self.doomed = self._unreferenced(self.condemned)
+        self._batch.check_again()
 
     def move(self) -> None:
         """Take what is left to the trash."""
-        for path in self.doomed:
-            self._round += 1
-            with suppress(BlobNotFoundError):
-                self.store.move(path, layout.set_aside_path(layout.TRASH_PATH, f"round {self._round}", path))
-                self.moved += 1
+        self._batch.move()
+        self.moved += len(self._batch._moves)
 
     def clear(self) -> None:
         """End the announcement."""
+        self._batch.settle()
+        if self.forgets:
+            self.catalog.forget_condemned()
+        self.condemned = ()
 
-        def operation(transaction: WriteTransaction) -> None:
-            for path in self.condemned:
-                upkeep.clear_condemned(transaction, self.root, path)
-            if self.forgets:
-                upkeep.forget_cleared(transaction)
+    def _batch_of(self, *paths: str) -> Batch:
+        waiting = {path: (number, self._item(path)) for number, path in enumerate(paths)}
+        return Batch(self.catalog, self.store, f"round-{self._round}", waiting, Aliases((), ()))
 
-        self.catalog._writer.submit(operation)
-        self.condemned = self.doomed = ()
-
-    def _unreferenced(self, paths: tuple[str, ...]) -> tuple[str, ...]:
-        used = {uri for _, uri, _, _ in references(self.catalog)}
-        return tuple(path for path in paths if self.store.uri_of(path) not in used)
+    def _item(self, path: str) -> PlanItem:
+        stat = self.store.stat(path) or BlobStat(path, 0, 0)
+        return _Item.of(self.store.uri_of(path), stat, reason="orphan", unused_since=stat.modified)

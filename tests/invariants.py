@@ -41,6 +41,12 @@ def assert_consistent(catalog: LmdbCatalog) -> None:
         checks = dict(decoded(transaction, schema.CHECKS, schema.CHECK_CODEC))
         by_time = {(schema.time_key(row.at) + key, b"") for key, row in checks.items()}
         assert set(stored(transaction, schema.CHECKS_BY_TIME)) == by_time
+        named = {
+            (schema.uri_hash(uri), key)
+            for key, row in decoded(transaction, schema.JOURNAL, schema.JOURNAL_CODEC)
+            for uri in schema.places_named(row)
+        }
+        assert set(stored(transaction, schema.JOURNAL_BY_STORAGE_URI)) == named
         assert_sightings(transaction, set(documents))
         assert_duplicates(transaction, documents, variants)
         assert_counters(transaction, documents, variants, len(conflicts))

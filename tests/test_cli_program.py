@@ -30,6 +30,12 @@ COMMANDS = (
     ["import-manifest"],
     ["add"],
     ["fetch"],
+    ["gc"],
+    ["gc", "restore"],
+    ["gc", "empty-trash"],
+    ["hold", "add"],
+    ["hold", "list"],
+    ["hold", "release"],
     ["config", "show"],
 )
 PROGRAM = (sys.executable, "-c", "from kvcatalog.cli import main; main()")

@@ -12,10 +12,10 @@ from tools.faults.planting import VARIABLE
 CHECKOUT = Path(__file__).parents[1]
 
 
-def killed(*arguments: str, mistake: str = "") -> tuple[int, str]:
+def killed(*arguments: str, mistake: str = "", harness: str = "finalize_kill") -> tuple[int, str]:
     """Run the harness in a short form, and return its exit status and all that it said."""
     done = subprocess.run(
-        [sys.executable, "-m", "tools.faults.finalize_kill", "--processes", "2", *arguments],
+        [sys.executable, "-m", f"tools.faults.{harness}", "--processes", "2", *arguments],
         cwd=CHECKOUT,
         env=os.environ | {VARIABLE: mistake},
         check=False,
@@ -50,3 +50,21 @@ def test_a_planted_mistake_is_seen(mistake: str, layout: str, finding: str) -> N
     )  # it ends with the first cycle that shows one
     assert status == 1, printed
     assert finding in printed
+
+
+@pytest.mark.parametrize(("layout", "more"), [("cas", "--kill"), ("policy_path", "--threads=16")])
+def test_no_record_lacks_its_blob_while_garbage_is_collected(layout: str, more: str) -> None:
+    status, printed = killed("--layout", layout, "--seconds", "4", more, harness="gc_race")
+    figures = dict(line.split() for line in printed.splitlines())
+    assert (status, figures["violations"]) == (0, "0"), printed
+    assert figures["finalized"] != "0"
+    assert figures["taken"] != "0"
+
+
+@pytest.mark.parametrize("mistake", ["not-condemned", "not-checked-again"])
+def test_a_mistake_in_collecting_is_seen(mistake: str) -> None:
+    status, printed = killed(
+        "--seconds", "60", "--contents", "200", mistake=mistake, harness="gc_race"
+    )  # it ends when one shows
+    assert status == 1, printed
+    assert "there is no such blob" in printed or "nothing lies at" in printed

@@ -22,7 +22,7 @@ from kvcatalog.config import StorageConfig
 from kvcatalog.errors import CatalogLockedError
 from kvcatalog.schema import CONDEMNED, CONDEMNED_CODEC
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
-from kvcatalog.store.lmdb_writing import GC_LEASE
+from kvcatalog.store.protocol import GC_LEASE
 from tests.collecting import Collector
 from tests.invariants import assert_consistent
 from tests.parallel import in_threads, start_process

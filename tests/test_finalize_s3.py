@@ -23,7 +23,13 @@ from kvcatalog import (
     open_catalog,
 )
 from kvcatalog.blobs import BlobStore
+from kvcatalog.clock import now_micros
+from kvcatalog.gc import plan_garbage
+from kvcatalog.layout import TRASH_PATH, set_aside_path
+from kvcatalog.removal import Collection
+from kvcatalog.removal.trash import empty, restore
 from kvcatalog.storage import forget_storage, open_storage
+from tests.blob_stores import publish
 from tests.invariants import assert_consistent
 from tests.parallel import in_processes, in_threads
 from tests.servers import server
@@ -167,3 +173,52 @@ def test_many_threads_and_processes_store_each_content_once(finalize: Finalizer,
         }
     assert set(blobs.values()) == set(contents)
     finalize.check()
+
+
+def orphaned(finalize: Finalizer, count: int) -> dict[str, bytes]:
+    """Store blobs that lose their records, and one that keeps it, and return them all."""
+    for number in range(count):
+        record = finalize(b"orphan %d" % number, f"orphan {number}").record
+        assert record is not None
+        finalize.catalog.delete(record.id)
+    finalize(b"kept", "kept")
+    return finalize.blobs()
+
+
+def test_garbage_goes_to_the_trash_and_comes_back(finalize: Finalizer) -> None:
+    before = orphaned(finalize, 5)
+    kept = {path: data for path, data in before.items() if data == b"kept"}
+    later = now_micros() + 60_000_000  # the server's clock has seconds
+    with Collection(finalize.catalog, finalize.config) as collection:
+        with plan_garbage(finalize.catalog, collection.roots, orphan_ttl_days=0, now=later) as plan:
+            assert (plan.totals.blobs, plan.totals.bytes, plan.totals.bytes_freed) == (5, 40, 40)
+            results = list(collection.execute(plan.header.plan, plan.items()))
+        assert [result.kept for result in results] == [None] * 5
+        assert finalize.blobs() == kept
+        finalize.check()
+        assert {each.outcome for each in restore(collection, plan.header.plan)} == {"restored"}
+        assert finalize.blobs() == before
+        with plan_garbage(finalize.catalog, collection.roots, orphan_ttl_days=0, now=later) as again:
+            assert len(list(collection.execute(again.header.plan, again.items()))) == 5
+        (expected,) = empty(collection.roots, finalize.catalog, now=later, apply=False)
+        (done,) = empty(collection.roots, finalize.catalog, now=later, apply=True)
+    assert done == expected
+    assert (done.blobs, done.bytes, done.bytes_freed) == (5, 40, 40)
+    assert finalize.blobs() == kept
+    assert finalize.store().folders(TRASH_PATH) == []
+    assert finalize(b"orphan 1", "orphan 1").registration == "registered"
+    finalize.check()
+
+
+def test_a_copy_of_a_killed_collection_is_not_kept_twice(finalize: Finalizer) -> None:
+    orphaned(finalize, 1)
+    store = finalize.store()
+    (path,) = (path for path, data in finalize.blobs().items() if data != b"kept")
+    target = set_aside_path(TRASH_PATH, "plan", path)
+    finalize.catalog.condemn([store.uri_of(path)], plan="plan")
+    store.move(path, target)  # as far as the copy, that is
+    publish(store, finalize.folder, b"orphan 0", path)
+    with Collection(finalize.catalog, finalize.config):
+        assert finalize.catalog.condemned() == []
+    assert store.stat(target) is None
+    assert store.stat(path) is not None

@@ -12,6 +12,7 @@ telemetry.gc_removed(3)
 telemetry.verify_failed()
 telemetry.registered(0.002, resolver="crossref", content_type="Text/HTML; charset=utf-8")
 telemetry.batch_committed(64)
+telemetry.gc_finished(90.0)
 """
 LISTEN = """
 from opentelemetry import metrics
@@ -65,6 +66,9 @@ def test_the_histograms_have_boundaries_that_fit_what_they_measure() -> None:
     batch = found["contentdownload_commit_batch_size"]
     assert (batch["count"], batch["sum"], batch["attributes"]) == (1, 64, {})
     assert batch["explicit_bounds"][-1] == 100_000
+    collection = found["contentdownload_gc_seconds"]
+    assert (collection["unit"], collection["sum"], collection["attributes"]) == ("s", 90.0, {})
+    assert collection["explicit_bounds"][-1] >= 3600
 
 
 def test_a_host_that_configures_later_hears_what_comes_after() -> None:

@@ -36,6 +36,7 @@ _STATUSES: dict[type[errors.CatalogError], ExitStatus] = {
     errors.ManifestError: ExitStatus.USAGE,
     errors.OutputExistsError: ExitStatus.USAGE,
     errors.SqlSourceError: ExitStatus.USAGE,
+    errors.PlanError: ExitStatus.USAGE,
     errors.NotFoundError: ExitStatus.NOT_FOUND,
     errors.CatalogLockedError: ExitStatus.LOCKED,
 }

@@ -48,6 +48,8 @@ _COMMANDS = {
     "restore": _Place("backups", "restore", "Make a new catalog of a backup."),
     "compact": _Place("backups", "compact", "Give free pages back."),
     "journal": _Place("history", "journal", "List what was done, or forget the oldest of it."),
+    "gc": _Place("collecting", "gc", "Take away what nothing refers to, and bring it back."),
+    "hold": _Place("holding", "hold", "Protect records and blobs from being taken away."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
 }

@@ -58,7 +58,7 @@ class Invocation:
     def open_catalog(self, *, read_only: bool = True, create: bool | None = None, command: str = "cli") -> CatalogStore:
         """Open the catalog that options, environment and configuration name; only a writer creates one.
 
-        `command` is what the journal names for what is changed.
+        With `create` False none does. `command` is what the journal names for what is changed.
         """
         from kvcatalog.store import open_catalog
 

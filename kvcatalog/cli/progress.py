@@ -80,6 +80,31 @@ def step_progress(*, is_wanted: bool) -> Iterator[Callable[[str, int, int], None
 
 
 @contextmanager
+def gc_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
+    """Show a line that follows a search for orphans while the context lasts; yields what takes the counts so far."""
+    if not is_wanted or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.completed} blobs seen, {task.fields[orphans]} orphans", markup=False),
+        progress.TimeElapsedColumn(),
+    )
+    console = Console(file=sys.__stderr__)
+    # Results go to standard output meanwhile, and must stay there.
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=None, orphans=0)
+
+        def follow(counts: Counter[str]) -> None:
+            bar.update(task, completed=counts["seen"], orphans=counts["orphans"])
+
+        yield follow
+
+
+@contextmanager
 def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
     """Show a line that follows downloads while the context lasts; yields a function that takes the counts so far."""
     if not is_wanted or not sys.stderr.isatty():

@@ -8,10 +8,12 @@ import click
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from kvcatalog import uris
+from kvcatalog import uris, values
+from kvcatalog.cli.blobs import blob_state
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.identify import find
 from kvcatalog.errors import InvalidValueError, NotFoundError
+from kvcatalog.holds import Holds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +47,10 @@ class _Subject(Struct, frozen=True):
 def why(invocation: Invocation, item: str) -> None:
     """Tell who refers to a blob, what would break without it, and what happened to it.
 
-    What `show` would not find is the path of a file, or a storage URI. `references` are the documents, variants and
-    conflicts at its place, `copies` the same content elsewhere, `journal` what was done to it. The exit status is 3
-    where neither a record nor the journal knows it.
+    What `show` would not find is the path of a file, or a storage URI. `references` are the documents, variants,
+    conflicts and links at its place, `copies` the same content elsewhere, `held_by` the holds that keep it, `trash`
+    where it lies after a garbage collection took it, `condemned` the collection that is about to, `journal` what was
+    done to it. The exit status is 3 where nothing of that is known.
 
     \b
     Example:
@@ -82,15 +85,20 @@ def _answer(catalog: CatalogStore, item: str, subject: _Subject) -> dict[str, An
         for each in _carriers(catalog, digest)
         if each.storage_uri not in subject.locations
     ]
-    journal = [_entry(entry) for entry in _history(catalog, subject)]
-    if not references and not journal:
+    journal = _history(catalog, subject)
+    held_by = _holds(catalog, subject, references)
+    condemned = [asdict(each) for each in catalog.condemned() if each.storage_uri in subject.locations]
+    if not (references or journal or held_by or condemned):
         raise NotFoundError(f"nothing refers to {item}, and the journal does not know it")
     return {
         "item": item,
         "without_it": _consequence(references, copies),
         "references": [asdict(each) for each in references],
         "copies": [asdict(each) for each in copies],
-        "journal": journal,
+        "held_by": held_by,
+        "trash": _trash(journal, subject),
+        "condemned": condemned,
+        "journal": [_entry(entry) for entry in journal],
     }
 
 
@@ -100,11 +108,14 @@ def _references(catalog: CatalogStore, locations: frozenset[str]) -> Iterator[_R
             yield _Reference("document", record.id, None, record.sha256, location)
         for variant in catalog.get_variants_by_storage_uri(location):
             yield _Reference("variant", variant.document_id, variant.variant, variant.sha256, location)
-    # Conflicts have no index of places: there are few of them.
-    for conflict in catalog.get_conflicts():
-        if conflict.storage_uri in locations:
-            uri = conflict.storage_uri
-            yield _Reference("conflict", conflict.document_id, conflict.variant, conflict.sha256, uri)
+        others = catalog.references(location)
+        for document_id in sorted({each.document_id for each in others if each.kind == "conflict"}):
+            for conflict in catalog.get_conflicts(document_id):
+                if conflict.storage_uri == location:
+                    yield _Reference("conflict", document_id, conflict.variant, conflict.sha256, location)
+        for each in others:
+            if each.kind == "link":
+                yield _Reference("link", each.document_id, None, None, location)
 
 
 def _carriers(catalog: CatalogStore, sha256: str) -> Iterator[_Reference]:
@@ -114,13 +125,39 @@ def _carriers(catalog: CatalogStore, sha256: str) -> Iterator[_Reference]:
         yield _Reference("variant", variant.document_id, variant.variant, sha256, variant.storage_uri)
 
 
-def _history(catalog: CatalogStore, subject: _Subject) -> Iterator[JournalEntry]:
-    """Yield the entries about the documents, or that name a place or the digest before or after a change."""
-    named = {*subject.locations, *((subject.sha256,) if subject.sha256 else ())}
-    for entry in catalog.journal():
-        touched = entry.document_id in subject.document_ids
-        if touched or any(value in named for change in entry.changes.values() for value in change):
-            yield entry
+def _history(catalog: CatalogStore, subject: _Subject) -> list[JournalEntry]:
+    """Return the entries about the documents, or that name a place or the digest before or after a change."""
+    found = {entry.sequence: entry for uri in subject.locations for entry in catalog.journal(storage_uri=uri)}
+    for document_id in subject.document_ids:
+        found |= {entry.sequence: entry for entry in catalog.journal(document_id=document_id)}
+    if subject.sha256 is not None and values.is_digest(subject.sha256):
+        for entry in catalog.journal():
+            if subject.sha256 in entry.changes.get("sha256", ()):
+                found[entry.sequence] = entry
+    return [found[sequence] for sequence in sorted(found)]
+
+
+def _holds(catalog: CatalogStore, subject: _Subject, references: list[_Reference]) -> list[dict[str, Any]]:
+    holds = Holds(catalog.holds())
+    found = {hold.id: hold for location in subject.locations for hold in holds.of_place(location)}
+    for document_id in {each.document_id for each in references}:
+        record = catalog.get_by_id(document_id)
+        found |= {hold.id: hold for hold in (holds.of_record(record) if record else ())}
+    return [asdict(found[number]) | {"filters": " ".join(found[number].filters)} for number in sorted(found)]
+
+
+def _trash(journal: list[JournalEntry], subject: _Subject) -> list[dict[str, Any]]:
+    """Return what was taken to the trash from the places and has not come back; a look at local files tells more."""
+    there: dict[str, dict[str, Any]] = {}
+    for entry in journal:
+        before, after = entry.changes.get("storage_uri", (None, None))
+        if entry.action == "trash" and before in subject.locations:
+            size = entry.changes["bytes"][0]
+            state = blob_state(str(after), size if isinstance(size, int) else 0)
+            there[str(after)] = {"storage_uri": after, "at": entry.at, "reason": entry.reason, "state": state}
+        elif entry.action == "restore":
+            there.pop(str(before), None)
+    return list(there.values())
 
 
 def _entry(entry: JournalEntry) -> dict[str, Any]:
@@ -139,7 +176,8 @@ def _entry(entry: JournalEntry) -> dict[str, Any]:
 def _consequence(references: list[_Reference], copies: list[_Reference]) -> str:
     if not references:
         return "nothing would break: no record refers to it any more"
-    counts = {kind: sum(each.kind == kind for each in references) for kind in ("document", "variant", "conflict")}
+    kinds = ("document", "variant", "conflict", "link")
+    counts = {kind: sum(each.kind == kind for each in references) for kind in kinds}
     losers = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
     places = len({each.storage_uri for each in copies})
     rescue = (

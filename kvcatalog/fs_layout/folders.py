@@ -6,15 +6,22 @@ import errno
 import fcntl
 import os
 import secrets
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from kvcatalog import layout
 from kvcatalog.blobs import translated
 from kvcatalog.durable import flush_folder, make_folders
 from kvcatalog.errors import RootUnreachableError, UnsafePathError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ctypes import CDLL
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -197,6 +204,21 @@ def is_root(folder: int) -> bool:
     return True
 
 
+def is_written(descriptor: int) -> bool:
+    """Tell whether an open file is open for writing anywhere on this host; False where the kernel does not say.
+
+    A lease for reading is refused just then. Where it is given it is given back at once; whoever opens the file in
+    between would have us sent SIGIO, which ends a process, so another signal is asked for, which nobody minds.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
 def regular_status(folder: int, name: str, place: str) -> os.stat_result | None:
     """Return what a name in a folder is, None if there is none; UnsafePathError if it is no regular file."""
     try:
@@ -224,12 +246,18 @@ def link_descriptor(descriptor: int, folder: int, name: str) -> str | None:
 
 def rename_exclusively(folder: int, name: str, target_folder: int, target: str) -> None:
     """Rename without replacing anything; FileExistsError if the target is taken."""
-    import ctypes
-
-    library = ctypes.CDLL(None, use_errno=True)
+    library, errno_of_call = _library()
     if library.renameat2(folder, os.fsencode(name), target_folder, os.fsencode(target), _RENAME_NOREPLACE):
-        code = ctypes.get_errno()
+        code = errno_of_call()
         if code not in _NO_RENAME:
             raise OSError(code, os.strerror(code), name)
         os.link(name, target, src_dir_fd=folder, dst_dir_fd=target_folder, follow_symlinks=False)
         os.unlink(name, dir_fd=folder)
+
+
+@cache
+def _library() -> tuple[CDLL, Callable[[], int]]:
+    """Return the C library, and what tells the errno of the last call."""
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True), ctypes.get_errno

@@ -9,11 +9,18 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from kvcatalog import layout, uris
-from kvcatalog.blobs import BlobStat, LocalFile, Marker, Publication, translated
+from kvcatalog.blobs import BlobStat, LocalFile, Marker, MoveOutcome, Publication, translated
 from kvcatalog.durable import write_whole
 from kvcatalog.errors import BlobNotFoundError, InvalidValueError, RootUnreachableError, UnsafePathError
-from kvcatalog.fs_layout import placing
-from kvcatalog.fs_layout.folders import READ, RootFolder, is_root, regular_status, rename_exclusively
+from kvcatalog.fs_layout import batches, placing, walking
+from kvcatalog.fs_layout.folders import (
+    READ,
+    RootFolder,
+    is_root,
+    is_written,
+    regular_status,
+    rename_exclusively,
+)
 
 _MARKER_BYTES_MAX = 4096
 
@@ -32,7 +39,9 @@ class FileBlobStore:
 
     def uri_of(self, path: str) -> str:
         """See BlobStore."""
-        return uris.uri_of(os.path.join(self.root, layout.checked_path(path)))
+        if uris.is_plain(layout.checked_path(path)):
+            return f"{self.uri}/{path}"
+        return uris.uri_of(os.path.join(self.root, path))
 
     def path_of(self, uri: str) -> str | None:
         """See BlobStore."""
@@ -136,14 +145,59 @@ class FileBlobStore:
                 status = regular_status(folder, name, self.local_path(path) or path)
         except FileNotFoundError:
             return None
-        return None if status is None else _blob_stat(path, status)
+        return None if status is None else walking.blob_stat(path, status)
 
     def walk(self, folder: str = "") -> Iterator[BlobStat]:
         """See BlobStore."""
         if folder:
             layout.checked_path(folder)
         with suppress(FileNotFoundError), self._root.folder(folder) as top:
-            yield from _walk(top, f"{folder}/" if folder else "")
+            yield from walking.walk(top, f"{folder}/" if folder else "")
+
+    def listing(self, folder: str = "") -> Iterator[tuple[str, None]]:
+        """See BlobStore; names cost a third of what looking at each file does."""
+        if folder:
+            layout.checked_path(folder)
+        with suppress(FileNotFoundError), self._root.folder(folder) as top:
+            yield from walking.listing(top, f"{folder}/" if folder else "")
+
+    def folders(self, folder: str) -> list[str]:
+        """See BlobStore."""
+        try:
+            with self._root.folder(layout.checked_path(folder)) as descriptor, os.scandir(descriptor) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+
+    def is_root(self, folder: str) -> bool:
+        """See BlobStore."""
+        try:
+            with self._root.folder(layout.checked_path(folder)) as descriptor:
+                return is_root(descriptor)
+        except (FileNotFoundError, UnsafePathError):
+            return False
+
+    def is_written(self, path: str) -> bool:
+        """See BlobStore; the kernel tells, where it may be asked for a lease."""
+        try:
+            with self._root.folder_of(path) as (folder, name), LocalFile(os.open(name, READ, dir_fd=folder)) as blob:
+                return is_written(blob.descriptor)
+        except FileNotFoundError:
+            return False
+
+    def move_many(self, moves: Sequence[tuple[str, str]]) -> list[MoveOutcome]:
+        """See BlobStore; each folder is opened and flushed once."""
+        return batches.move_many(self._root, moves)
+
+    def delete_many(self, paths: Sequence[str]) -> list[BlobStat]:
+        """See BlobStore; each folder is opened and flushed once."""
+        return batches.delete_many(self._root, paths)
+
+    def prune(self, folder: str) -> None:
+        """See BlobStore."""
+        above, _, name = layout.checked_path(folder).rpartition("/")
+        with suppress(FileNotFoundError), self._root.folder(above) as descriptor:
+            batches.prune(descriptor, name)
 
     def move(self, path: str, target: str) -> None:
         """See BlobStore."""
@@ -181,27 +235,3 @@ class FileBlobStore:
     def close(self) -> None:
         """See BlobStore."""
         self._root.close()
-
-
-def _blob_stat(path: str, status: os.stat_result) -> BlobStat:
-    return BlobStat(path, status.st_size, status.st_mtime_ns // 1000, None, status.st_nlink)
-
-
-def _walk(folder: int, start: str) -> Iterator[BlobStat]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                with suppress(FileNotFoundError):
-                    yield _blob_stat(start + entry.name, entry.stat(follow_symlinks=False))
-            elif entry.is_dir(follow_symlinks=False) and start + entry.name != layout.OURS:
-                try:
-                    below = os.open(
-                        entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
-                    )
-                except FileNotFoundError:
-                    continue
-                try:
-                    if not is_root(below):
-                        yield from _walk(below, f"{start}{entry.name}/")
-                finally:
-                    os.close(below)

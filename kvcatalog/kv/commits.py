@@ -79,14 +79,21 @@ class Commits:
         """Take what was begun for settled."""
         self._attempt = None
 
-    def apply(self, batch: list[Call], before_flush: Callable[[], object] = lambda: None) -> None:
+    def apply(
+        self,
+        batch: list[Call],
+        late: Callable[[], list[Call]] = list,
+        before_flush: Callable[[], object] = lambda: None,
+    ) -> None:
         """Make all calls in one transaction and commit it; each has its result then, or its error.
 
-        `before_flush` is called when the calls are made and the disk is about to be waited for. Raises ApartError or
-        RejectedError where the transaction came to nothing because of some of the calls, MapFull, or CatalogError.
+        Calls that are `late`, since they came while other processes wrote, join the batch. `before_flush` is called
+        when the calls are made and the disk is about to be waited for. Raises ApartError or RejectedError where the
+        transaction came to nothing because of some of the calls, MapFull, or CatalogError.
         """
         self.forget()
         with self._environment.write() as transaction:
+            batch += late()
             self.has_company = transaction.number != self._last_number + 1
             for kind, calls in groupby(batch, _joint_type):
                 if kind is None:

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 BATCH_CALLS_MAX = 1024
 
-GATHER_SHARE_MAX = 0.25
-"""How long a leader waits for those who were answered last time, as a share of how long the last commit took."""
+GATHER_SHARE_MAX = 0.8
+"""How long those who were answered last time may take to come back, as a share of the last flush, to be waited for."""
 
 GATHER_CALL_SECONDS = 40e-6
-"""How long one of them takes to come back, roughly."""
+"""How long one of them takes, roughly."""
 
 GATHER_STEP_SECONDS = 300e-6
 """How long it waits for the next of them."""
@@ -312,19 +312,28 @@ class Writer:
         self._expected = sum([not call.is_posted for call in self._begun]) + len(self._waiting)
         self._begun = []
 
+    def _late(self) -> list[Call]:
+        """Begin those who came since the batch was made; waiting for the write lock may have taken a while."""
+        if len(self._waiting) <= len(self._begun):
+            return []
+        begun = set(self._begun)
+        late = [call for call in list(self._waiting)[:BATCH_CALLS_MAX] if call not in begun]
+        self._begun = self._begun + late
+        return [call for call in late if call.begin()]
+
     def _gather(self) -> None:
         """Wait a moment for those who were answered last time and come again: one flush serves them all.
 
         Where they are so many that it would take longer than a flush does, they had better make the next batch.
         """
         expected = self._expected
-        missing = expected - len(self._waiting)
-        seconds_max = GATHER_SHARE_MAX * self._commits.flush_seconds
-        if missing <= 0 or missing * GATHER_CALL_SECONDS > seconds_max:
+        flush_seconds = self._commits.flush_seconds
+        takes_long = expected * GATHER_CALL_SECONDS > GATHER_SHARE_MAX * flush_seconds
+        if len(self._waiting) >= expected or takes_long or self._commits.has_company:
             return
         self._wake_answered()
         self._wanted = expected
-        until = time.perf_counter() + seconds_max
+        until = time.perf_counter() + flush_seconds
         before = -1
         while before < len(self._waiting) < expected and time.perf_counter() < until:
             before = len(self._waiting)
@@ -360,7 +369,7 @@ class Writer:
             try:
                 if self._closed:
                     raise CatalogClosedError(f"{self._environment.path} is closed")
-                self._commits.apply(batch, self._wake_answered)
+                self._commits.apply(batch, self._late, self._wake_answered)
             except ApartError as apart:
                 for call in apart.calls:
                     call.alone = True

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import msgspec
 
-from kvcatalog.blobs import BlobStat, LocalFile, Marker, Publication, new_label
+from kvcatalog.blobs import BlobStat, LocalFile, Marker, MoveOutcome, Publication, new_label
 from kvcatalog.clock import to_micros
 from kvcatalog.digest import sha256_stream
 from kvcatalog.errors import (
@@ -27,6 +27,7 @@ from kvcatalog.errors import (
     StorageFailedError,
 )
 from kvcatalog.layout import MARKER_PATH, OURS, QUARANTINE_PATH, checked_path, set_aside_path
+from kvcatalog.s3_layout import batches
 from kvcatalog.s3_layout.body import Body
 from kvcatalog.s3_layout.connection import (
     Connection,
@@ -248,6 +249,41 @@ class S3BlobStore:
                 path = relative_path(self._prefix, entry["Key"])
                 if path is not None and (folder or path.split("/", 1)[0] != OURS):
                     yield BlobStat(path, entry["Size"], to_micros(entry["LastModified"]))
+
+    def listing(self, folder: str = "") -> Iterator[tuple[str, BlobStat | None]]:
+        """Yield what `walk` does, with its path."""
+        return ((found.path, found) for found in self.walk(folder))
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the next parts of the keys below a folder, sorted."""
+        start = f"{self._key(folder)}/"
+        found: list[str] = []
+        with self._translated(start):
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=start, Delimiter="/"):
+                found += [each["Prefix"][len(start) : -1] for each in page.get("CommonPrefixes", ())]
+        return sorted(found)
+
+    def is_root(self, folder: str) -> bool:
+        """Tell whether a prefix below this root is a root of its own."""
+        return self._head(self._key(f"{folder}/{MARKER_PATH}")) is not None
+
+    def is_written(self, path: str) -> bool:
+        """Return False: an object is there when it is whole."""
+        checked_path(path)
+        return False
+
+    def move_many(self, moves: Sequence[tuple[str, str]]) -> list[MoveOutcome]:
+        """Do as `move` does for each, some at a time."""
+        return batches.move_many(self, moves)
+
+    def delete_many(self, paths: Sequence[str]) -> list[BlobStat]:
+        """Remove blobs, some at a time, and return those that were there."""
+        return batches.delete_many(self, paths)
+
+    def prune(self, folder: str) -> None:
+        """Do nothing: a bucket has no folders."""
+        checked_path(folder)
 
     def move(self, path: str, target: str) -> None:
         """Copy a blob on the server with all that is kept beside it, then delete it under its old path."""

@@ -28,6 +28,7 @@ from kvcatalog.schema import (
     IDENTITY_KEY,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
+    JOURNAL_BY_STORAGE_URI,
     JOURNAL_CODEC,
     LINK_CODEC,
     LINKS,
@@ -54,10 +55,12 @@ from kvcatalog.schema import (
     link_key,
     location_key,
     name_key,
+    places_named,
     sighting_key,
     totals,
     totals_of,
     unhashed_content,
+    uri_hash,
 )
 from kvcatalog.store import reading
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, Tally
@@ -220,6 +223,8 @@ def put_journal_entry(transaction: WriteTransaction, row: JournalRow) -> int:
     transaction.put(JOURNAL, key, JOURNAL_CODEC.encode(key, row), append=True)
     if row.document_id is not None:
         transaction.put(JOURNAL_BY_DOCUMENT, id_key(row.document_id), key, append=True)
+    for uri in places_named(row):
+        transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
     return sequence
 
 
@@ -229,11 +234,24 @@ def delete_journal_entry(transaction: WriteTransaction, sequence: int, row: Jour
     transaction.delete(JOURNAL, key)
     if row.document_id is not None:
         transaction.delete(JOURNAL_BY_DOCUMENT, id_key(row.document_id), key)
+    for uri in places_named(row):
+        transaction.delete(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
 
 
 def put_identity(transaction: WriteTransaction, row: IdentityRow) -> None:
     """Say which catalog this is."""
     transaction.put(META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, row))
+
+
+def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
+    """Add the index rows that catalogs of format 1 do not have."""
+    for key, value in transaction.items(JOURNAL):
+        for uri in places_named(JOURNAL_CODEC.decode(key, value)):
+            transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
+    for key, row in reading.conflict_rows(transaction, None):
+        for index in CONFLICT_INDEXES:
+            for index_key in index.keys(row):
+                transaction.put(index.table, index_key, key[:ID_BYTES])
 
 
 def delete_document(transaction: WriteTransaction, document_id: int, row: DocumentRow) -> None:

@@ -23,13 +23,13 @@ from kvcatalog.schema import (
     CONFLICT_CODEC,
     CONFLICT_INDEXES,
     CONFLICTS,
-    CONFLICTS_BY_STORAGE_URI,
     DOCUMENT_CODEC,
     DOCUMENT_INDEXES,
     DOCUMENTS,
     ID_BYTES,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
+    JOURNAL_BY_STORAGE_URI,
     JOURNAL_CODEC,
     KEYS_OF,
     LINK_CODEC,
@@ -42,7 +42,9 @@ from kvcatalog.schema import (
     VARIANT_INDEXES,
     VARIANTS,
     id_key,
+    places_named,
     time_key,
+    uri_hash,
 )
 
 DerivedRow = tuple[Table, bytes, bytes]
@@ -83,9 +85,11 @@ def _check_turn(key: bytes, row: Any) -> Iterator[DerivedRow]:  # noqa: ANN401 -
     yield CHECKS_BY_TIME, time_key(row.at) + key, b""
 
 
-def _journal_of_document(key: bytes, row: Any) -> Iterator[DerivedRow]:  # noqa: ANN401 - as Primary
+def _led_to_journal(key: bytes, row: Any) -> Iterator[DerivedRow]:  # noqa: ANN401 - as Primary
     if row.document_id is not None:
         yield JOURNAL_BY_DOCUMENT, id_key(row.document_id), key
+    for uri in places_named(row):
+        yield JOURNAL_BY_STORAGE_URI, uri_hash(uri), key
 
 
 def _last_id(key: bytes, _row: object) -> int:
@@ -109,14 +113,14 @@ PRIMARIES = (
     Primary(
         CONFLICTS,
         CONFLICT_CODEC,
-        (CONFLICTS_BY_STORAGE_URI,),
+        tuple(index.table for index in CONFLICT_INDEXES),
         _by_indexes(CONFLICT_INDEXES, lambda key: key[:ID_BYTES]),
         lambda key, _row: int.from_bytes(key[:ID_BYTES], "big"),
     ),
     Primary(SIGHTINGS, SIGHTING_CODEC, (SIGHTINGS_BY_DOCUMENT,), _sighting_mirror, _last_id),
     Primary(LINKS, LINK_CODEC, (LINKS_BY_DOCUMENT,), _link_mirror, _last_id),
     Primary(CHECKS, CHECK_CODEC, (CHECKS_BY_TIME,), _check_turn),
-    Primary(JOURNAL, JOURNAL_CODEC, (JOURNAL_BY_DOCUMENT,), _journal_of_document),
+    Primary(JOURNAL, JOURNAL_CODEC, (JOURNAL_BY_DOCUMENT, JOURNAL_BY_STORAGE_URI), _led_to_journal),
 )
 DERIVED = {table.name: (table, primary) for primary in PRIMARIES for table in primary.derived}
 """Every derived table by name, with that from which it follows."""

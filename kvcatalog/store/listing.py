@@ -33,6 +33,7 @@ from kvcatalog.schema import (
     DUPLICATES,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
+    JOURNAL_BY_STORAGE_URI,
     JOURNAL_CODEC,
     SIGHTING_CODEC,
     SIGHTINGS,
@@ -47,6 +48,8 @@ from kvcatalog.schema import (
     id_of,
     location_hash,
     name_key,
+    places_named,
+    uri_hash,
     url_key,
 )
 from kvcatalog.store import reading
@@ -181,23 +184,28 @@ def conflicts(
 
 
 def journal(
-    transaction: ReadTransaction, after: int, document_id: int | None, *, complete: bool
+    transaction: ReadTransaction, after: int, document_id: int | None, storage_uri: str | None, *, complete: bool
 ) -> tuple[list[JournalEntry], int | None]:
     """Return the next entries of the journal with a sequence number above `after`."""
     pruned_to = read_counter(transaction, PRUNED_SEQUENCE).count if complete else 0
     if after < pruned_to:
         raise JournalPrunedError(after, pruned_to)
-    if document_id is None:
-        keys: Iterator[bytes] = (key for key, _ in transaction.items(JOURNAL, id_key(after + 1)))
-    else:
+    keys: Iterator[bytes]
+    if document_id is not None:
         keys = transaction.values(JOURNAL_BY_DOCUMENT, id_key(document_id), start=id_key(after + 1))
+    elif storage_uri is not None:
+        keys = transaction.values(JOURNAL_BY_STORAGE_URI, uri_hash(storage_uri), start=id_key(after + 1))
+    else:
+        keys = (key for key, _ in transaction.items(JOURNAL, id_key(after + 1)))
     entries = []
-    for key in islice(keys, STEP_ROWS):
+    looked_at = list(islice(keys, STEP_ROWS))
+    for key in looked_at:
         row = JOURNAL_CODEC.decode(key, reading.indexed(JOURNAL, key, transaction.get(JOURNAL, key)))
         if document_id not in {None, row.document_id}:
             raise reading.disagreement(JOURNAL_BY_DOCUMENT, key)
-        entries.append(reading.journal_entry(id_of(key), row))
-    return entries, entries[-1].sequence if len(entries) == STEP_ROWS else None
+        if storage_uri is None or storage_uri in places_named(row):
+            entries.append(reading.journal_entry(id_of(key), row))
+    return entries, id_of(looked_at[-1]) if len(looked_at) == STEP_ROWS else None
 
 
 def stats(transaction: ReadTransaction, *, file_bytes: int, used_bytes: int) -> CatalogStats:

@@ -21,10 +21,12 @@ from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import (
     BlobCheck,
     CatalogStats,
+    Condemned,
     Conflict,
     DocumentRecord,
     DuplicateGroup,
     Finding,
+    Hold,
     JournalEntry,
     Page,
     Possession,
@@ -34,7 +36,7 @@ from kvcatalog.models import (
     StoredBlob,
     VariantRecord,
 )
-from kvcatalog.store import listing, reading, searching
+from kvcatalog.store import listing, reading, searching, upkeep
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, JOURNAL_SEQUENCE, PRUNED_SEQUENCE, read_counter
@@ -151,6 +153,32 @@ class LmdbReader:
         values.required_text("storage_uri", storage_uri)
         with self._read() as transaction:
             return checking.last_check(transaction, storage_uri, self._roots.at(transaction))
+
+    def referenced(self, storage_uris: Iterable[str]) -> set[str]:
+        """See CatalogStore."""
+        from kvcatalog.store.references import referenced
+
+        uris = list(storage_uris)
+        if not "".join(uris).isascii():
+            uris = [values.required_text("storage_uris", uri) for uri in uris]
+        with self._read() as transaction:
+            return referenced(transaction, uris, self._roots.at(transaction))
+
+    def irregular_uris(self) -> Iterator[str]:
+        """See CatalogStore."""
+        from kvcatalog.store.references import irregular_uris
+
+        return self._stepwise(irregular_uris)
+
+    def condemned(self) -> list[Condemned]:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return upkeep.condemned(transaction, self._roots.at(transaction))
+
+    def holds(self) -> list[Hold]:
+        """See CatalogStore."""
+        with self._read() as transaction:
+            return upkeep.holds(transaction)
 
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """See CatalogStore."""
@@ -278,15 +306,21 @@ class LmdbReader:
         return self._stepwise(lambda txn, roots, after: listing.conflicts(txn, roots, after, document_id))
 
     def journal(
-        self, *, after: int = 0, document_id: int | None = None, complete: bool = False
+        self,
+        *,
+        after: int = 0,
+        document_id: int | None = None,
+        storage_uri: str | None = None,
+        complete: bool = False,
     ) -> Iterator[JournalEntry]:
         """See CatalogStore."""
         values.size("after", after)
         if document_id is not None:
             values.record_id("document_id", document_id)
+        uri = values.optional_text("storage_uri", storage_uri)
         return self._stepwise(
             lambda txn, _, position: listing.journal(
-                txn, after if position is None else position, document_id, complete=complete
+                txn, after if position is None else position, document_id, uri, complete=complete
             )
         )
 

@@ -10,11 +10,12 @@ from msgspec import structs
 
 from kvcatalog import values
 from kvcatalog.clock import to_micros
-from kvcatalog.errors import CorruptRecordError
+from kvcatalog.errors import CorruptRecordError, InvalidValueError
+from kvcatalog.filters import Filter
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.models import BlobCheck, CatalogIdentity, Finding, JournalPruning, Root
+from kvcatalog.models import BlobCheck, BlobMove, CatalogIdentity, Finding, Hold, JournalPruning, Root
 from kvcatalog.schema import RootRow
-from kvcatalog.store import lifetime, operations
+from kvcatalog.store import lifetime, operations, upkeep, upkeep_operations
 from kvcatalog.store.lmdb_writing import LmdbWriting
 from kvcatalog.store.operations import Scribe
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, read_counter
@@ -103,3 +104,36 @@ class LmdbUpkeep(LmdbWriting):
         """See CatalogStore."""
         self.identity = self._write(lifetime.begin_generation, reason)
         return self.identity
+
+    def condemn(self, storage_uris: Iterable[str], *, plan: str) -> None:
+        """See CatalogStore."""
+        uris = [values.required_text("storage_uris", uri) for uri in storage_uris]
+        label = values.required_text("plan", plan)
+        self._write(lambda txn, scribe: upkeep_operations.condemn(txn, uris, label, scribe))
+
+    def settle_condemned(self, storage_uris: Iterable[str], moves: Iterable[BlobMove] = ()) -> None:
+        """See CatalogStore."""
+        uris, done = list(storage_uris), list(moves)
+        self._write(lambda txn, scribe: upkeep_operations.settle_condemned(txn, uris, done, scribe))
+
+    def forget_condemned(self) -> int:
+        """See CatalogStore."""
+        return self._write(lambda txn, _: upkeep.forget_cleared(txn))
+
+    def record_moves(self, moves: Iterable[BlobMove]) -> None:
+        """See CatalogStore."""
+        done = list(moves)
+        self._write(lambda txn, scribe: upkeep_operations.record_moves(txn, done, scribe))
+
+    def add_hold(self, where: Filter, *, reason: str) -> Hold:
+        """See CatalogStore."""
+        if not where.conditions:
+            raise InvalidValueError("filters", "a hold needs a filter: say what must stay")
+        filters = tuple(map(str, where.conditions))
+        why = values.required_text("reason", reason)
+        return self._write(lambda txn, scribe: upkeep_operations.add_hold(txn, filters, why, scribe))
+
+    def release_hold(self, hold_id: int, *, reason: str | None = None) -> Hold:
+        """See CatalogStore."""
+        values.record_id("hold_id", hold_id)
+        return self._write(lambda txn, scribe: upkeep_operations.release_hold(txn, hold_id, scribe), reason)

@@ -26,12 +26,10 @@ from kvcatalog.schema import COUNTERS
 from kvcatalog.store import operations, upkeep
 from kvcatalog.store.lmdb_reader import LmdbReader
 from kvcatalog.store.operations import Scribe
+from kvcatalog.store.protocol import GC_LEASE
 from kvcatalog.store.tally import write_tally
 
 Result = TypeVar("Result")
-
-GC_LEASE = "gc"
-"""What a garbage collection holds while what it has condemned is its to take."""
 
 
 class LmdbWriting(LmdbReader):

@@ -22,12 +22,13 @@ from kvcatalog.schema import (
     TABLES,
     IdentityRow,
 )
+from kvcatalog.store import changes
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 
 BACKUP_FILE = "backup.json"
 """The manifest of a backup; what lies beside it is never written to."""
 
-MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {}
+MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {1: changes.put_indexes_of_format_2}
 """For each format version but the newest: what turns a catalog of that version into one of the next."""
 
 
@@ -63,9 +64,7 @@ def open_lmdb_catalog(
         if version > FORMAT_VERSION:
             raise UnsupportedFormatError(f"{folder} has format {version}; this version knows up to {FORMAT_VERSION}")
         if version < FORMAT_VERSION and read_only:
-            raise UnsupportedFormatError(
-                f"{folder} has format {version}; open it once for writing to bring it up to date"
-            )
+            raise _older_format(folder, version)
         for old in range(version, FORMAT_VERSION):
             _migrate(environment, old)
         return LmdbCatalog(environment, read_only=read_only, command=command)
@@ -76,14 +75,21 @@ def _opened(
     folder: str, *, read_only: bool, durable: bool, map_size_bytes: int | None, locking: bool
 ) -> Iterator[Environment]:
     """Open an environment and close it again if what follows fails."""
-    environment = open_environment(
-        folder,
-        TABLES,
-        map_size_bytes=MAP_SIZE_BYTES if map_size_bytes is None else map_size_bytes,
-        read_only=read_only,
-        durable=durable,
-        locking=locking,
-    )
+    try:
+        environment = open_environment(
+            folder,
+            TABLES,
+            map_size_bytes=MAP_SIZE_BYTES if map_size_bytes is None else map_size_bytes,
+            read_only=read_only,
+            durable=durable,
+            locking=locking,
+        )
+    except DatabaseDamagedError as error:
+        # A reader makes no tables, and an older format has fewer.
+        version = _version_alone(folder) if read_only else FORMAT_VERSION
+        if version < FORMAT_VERSION:
+            raise _older_format(folder, version) from error
+        raise
     try:
         yield environment
     except BaseException:
@@ -119,6 +125,21 @@ def _create(folder: str) -> None:
         parent = os.path.dirname(parent)
     refuse_network_file_system(parent)
     create_environment(Path(folder), TABLES, rows)
+
+
+def _version_alone(folder: str) -> int:
+    """Return the format version of a catalog of which nothing else can be read."""
+    environment = open_environment(folder, (META,), read_only=True)
+    try:
+        return _format_version(environment)
+    finally:
+        environment.close()
+
+
+def _older_format(folder: str, version: int) -> UnsupportedFormatError:
+    error = UnsupportedFormatError(f"{folder} has format {version}; open it once for writing to bring it up to date")
+    error.advice = "Run a command that writes, such as `kvcatalog add`, or open it with kvcatalog.open_catalog."
+    return error
 
 
 def _format_version(environment: Environment) -> int:

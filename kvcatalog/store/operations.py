@@ -129,16 +129,17 @@ def _register_again(
         transaction, value, request.artifact_id, request.source_url, request.resolver
     )
     links = _link_locations(transaction, request, scribe)
-    target = Target(document_id)
     outcome = registering.outcome_of(old, request.content)
     row = old
     if _becomes_content(outcome, request):
         row = registering.touched(_with_content(transaction, old, request, outcome, scribe), scribe.now)
         changes.put_document(transaction, document_id, old, row)
-        _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
+        action = "enrich" if outcome == "enriched" else "replace"
+        _settle(transaction, Target(document_id), old, row, scribe, action=action)
     elif outcome == "conflict":
-        _keep_conflict(transaction, target, request, request.run_id, scribe)
-    _put_links(transaction, document_id, links)
+        _keep_conflict(transaction, Target(document_id), request, request.run_id, scribe)
+    if links:
+        _put_links(transaction, document_id, links)
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
@@ -207,9 +208,22 @@ def update_document(
 def delete_document(transaction: WriteTransaction, document_id: int, scribe: Scribe) -> DocumentRow:
     """Take a document and all that hangs on it out of the catalog; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
+    _tell_of_what_hangs_on(transaction, document_id, old, scribe)
     changes.delete_document(transaction, document_id, old)
     write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, Target(document_id))
     return old
+
+
+def _tell_of_what_hangs_on(transaction: WriteTransaction, document_id: int, owner: DocumentRow, scribe: Scribe) -> None:
+    """Write down which further blobs lose what referred to them when a document goes."""
+    artifact: Changes = {"artifact_id": (owner.artifact_id, None)}
+    for variant_id, variant in reading.variant_rows(transaction, document_id):
+        differences = artifact | _differences(variant, None, scribe.roots)
+        write_journal(transaction, "delete", differences, scribe, Target(document_id, variant_id, variant.name))
+    places = [_place(row, scribe) for _, row in reading.conflict_rows(transaction, document_id)]
+    places += [scribe.roots.uri((row.root, row.path), None) for row in reading.link_rows(transaction, document_id)]
+    for place in places:
+        write_journal(transaction, "delete", artifact | {"storage_uri": (place, None)}, scribe, Target(document_id))
 
 
 def delete_variant(

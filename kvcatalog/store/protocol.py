@@ -18,13 +18,16 @@ from kvcatalog.filters import Filter
 from kvcatalog.models import (
     UNSET,
     BlobCheck,
+    BlobMove,
     CatalogIdentity,
     CatalogPosition,
     CatalogStats,
+    Condemned,
     Conflict,
     DocumentRecord,
     DuplicateGroup,
     Finding,
+    Hold,
     JournalEntry,
     JournalPruning,
     Link,
@@ -58,6 +61,8 @@ Restorable = Root | DocumentRecord | VariantRecord | Sighting | Conflict | Link 
 
 Restored = Literal["stored", "existing", "id is taken", "key is taken", "no such document"]
 """What became of it; the last three stored nothing."""
+GC_LEASE = "gc"
+"""What a garbage collection holds while what it has condemned is its to take."""
 
 HaveKind = Literal["any", "url", "artifact", "digest", "file"]
 SortOrder = Literal["id", "artifact", "created"]
@@ -233,6 +238,17 @@ class CatalogStore(Protocol):
         """Return every record, variant, conflict and link that refers to a storage URI."""
         ...
 
+    def referenced(self, storage_uris: Iterable[str]) -> set[str]:
+        """Return those of some thousand storage URIs to which anything refers, all as of one moment."""
+        ...
+
+    def irregular_uris(self) -> Iterator[str]:
+        """Yield the storage URIs that anything refers to by below no root, or in a form that is not the usual one.
+
+        Such a form holds a character that URIs have encoded, or what has one for a name. Some come repeatedly.
+        """
+        ...
+
     def get_by_run(self, run_id: str) -> Iterator[DocumentRecord]:
         """Yield the records that a run registered, by id; `get_sightings` gives those that it met again."""
         ...
@@ -321,6 +337,42 @@ class CatalogStore(Protocol):
         """Hold something for one process of all; CatalogLockedError if another has it. A process that dies lets go."""
         ...
 
+    def condemned(self) -> list[Condemned]:
+        """Return the announcements that stand: what is being taken away, or was when its collection was killed."""
+        ...
+
+    def condemn(self, storage_uris: Iterable[str], *, plan: str) -> None:
+        """Announce that a plan is about to take blobs away: from now on no registration refers to them.
+
+        Whoever calls holds GC_LEASE until `settle_condemned`, and looks again before each blob whether anything refers
+        to it by now.
+        """
+        ...
+
+    def settle_condemned(self, storage_uris: Iterable[str], moves: Iterable[BlobMove] = ()) -> None:
+        """End announcements, and write into the journal what was moved, in one step; moves the blob epoch on."""
+        ...
+
+    def forget_condemned(self) -> int:
+        """Forget announcements that have ended, and return how many; whoever stored before that stores again."""
+        ...
+
+    def record_moves(self, moves: Iterable[BlobMove]) -> None:
+        """Write into the journal what was moved."""
+        ...
+
+    def add_hold(self, where: Filter, *, reason: str) -> Hold:
+        """Protect what a filter lets through, now and later; InvalidValueError for one without conditions."""
+        ...
+
+    def holds(self) -> list[Hold]:
+        """Return what is protected, by id."""
+        ...
+
+    def release_hold(self, hold_id: int, *, reason: str | None = None) -> Hold:
+        """End a protection and return it; NotFoundError."""
+        ...
+
     def get_variants(self, document_id: int) -> list[VariantRecord]:
         """Return the variants of a document, by name."""
         ...
@@ -357,11 +409,17 @@ class CatalogStore(Protocol):
         ...
 
     def journal(
-        self, *, after: int = 0, document_id: int | None = None, complete: bool = False
+        self,
+        *,
+        after: int = 0,
+        document_id: int | None = None,
+        storage_uri: str | None = None,
+        complete: bool = False,
     ) -> Iterator[JournalEntry]:
         """Yield what was done to stored things, from the first sequence number above `after` on.
 
-        With `complete` JournalPrunedError tells that not all of these entries are there any more.
+        With `document_id` only what was done to that document; with `storage_uri` only what names that place. With
+        `complete` JournalPrunedError tells that not all of these entries are there any more.
         """
         ...
 

@@ -20,6 +20,9 @@ from kvcatalog.schema import (
     IDENTITY_CODEC,
     IDENTITY_KEY,
     KEYS_OF,
+    LINK_CODEC,
+    LINKS,
+    LINKS_BY_DOCUMENT,
     META,
     ROOT_CODEC,
     ROOTS,
@@ -30,6 +33,7 @@ from kvcatalog.schema import (
     ConflictRow,
     DocumentRow,
     JournalRow,
+    LinkRow,
     VariantRow,
     document_key,
     id_key,
@@ -163,6 +167,17 @@ def conflict_rows(
     pair = None if after is None else (after, b"")
     for key, value in transaction.items(CONFLICTS, prefix, prefix_end(prefix), after=pair):
         yield key, CONFLICT_CODEC.decode(key, value)
+
+
+def link_rows(transaction: ReadTransaction, document_id: int) -> Iterator[LinkRow]:
+    """Yield the further names of a document's blobs."""
+    prefix = id_key(document_id)
+    for joined in keys_with_prefix(transaction, LINKS_BY_DOCUMENT, prefix):
+        key = joined[len(prefix) :] + prefix
+        value = transaction.get(LINKS, key)
+        if value is None:
+            raise CorruptRecordError(f"index {LINKS_BY_DOCUMENT.name} points to a link that is not there")
+        yield LINK_CODEC.decode(key, value)
 
 
 def keys_with_prefix(transaction: ReadTransaction, table: Table, prefix: bytes) -> list[bytes]:

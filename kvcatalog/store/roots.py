@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kvcatalog.errors import CorruptRecordError
-from kvcatalog.layout import cas_relative_path
+from kvcatalog.layout import CAS, cas_relative_path
 from kvcatalog.models import Root
-from kvcatalog.values import is_digest
 
 Location = tuple[int | None, str | None]
 """A root's id and the path below it; (None, URI) outside all roots; path None for the content-addressed path."""
+
+_FOLDER_DIGITS, _NAME_DIGITS = 2, 62
 
 
 class RootMap:
@@ -22,6 +23,8 @@ class RootMap:
         self._bases = sorted(
             ((_base(root.uri), root) for root in self.roots.values()), key=lambda pair: len(pair[0]), reverse=True
         )
+        starts = [(f"{base}{CAS}/{root.cas_prefix}/", root.id) for base, root in self._bases]
+        self._cas = [(start, len(start) + _FOLDER_DIGITS, root_id) for start, root_id in starts]
 
     def locate(self, uri: str, digest: bytes | None) -> Location:
         """Return the location under which a URI is stored."""
@@ -43,13 +46,19 @@ class RootMap:
 
     def cas_digest(self, uri: str) -> bytes | None:
         """Return the digest that a content-addressed URI below a root spells; None for any other URI."""
-        for base, root in self._bases:
-            start = f"{base}cas/{root.cas_prefix}/"
-            digits = uri[len(start) :].replace("/", "")
-            if uri.startswith(start) and is_digest(digits):
-                digest = bytes.fromhex(digits)
-                if uri == base + cas_relative_path(root.cas_prefix, digest):
-                    return digest
+        place = self.cas_place(uri)
+        return None if place is None else place[1]
+
+    def cas_place(self, uri: str) -> tuple[int, bytes] | None:
+        """Return the root and the digest of a content-addressed URI; None for any other URI."""
+        for start, slash, root_id in self._cas:
+            if uri.startswith(start) and uri[slash : slash + 1] == "/" and len(uri) == slash + _NAME_DIGITS + 1:
+                digits = uri[slash - _FOLDER_DIGITS : slash] + uri[slash + 1 :]
+                try:
+                    digest = bytes.fromhex(digits)
+                except ValueError:
+                    return None
+                return (root_id, digest) if digest.hex() == digits else None
         return None
 
     def cas_start(self, root_id: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from kvcatalog.clock import from_micros
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.models import Condemned, Hold
 from kvcatalog.schema import (
     CHECK_CODEC,
     CHECKS,
@@ -18,9 +20,11 @@ from kvcatalog.schema import (
     CondemnedRow,
     HoldRow,
     id_key,
+    id_of,
     location_key,
     time_key,
 )
+from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, HOLD_ID, Tally
 
 _TIME_BYTES = 8
@@ -100,6 +104,16 @@ def clear_all_condemned(transaction: WriteTransaction) -> None:
     forget_cleared(transaction)
 
 
+def condemned(transaction: ReadTransaction, roots: RootMap) -> list[Condemned]:
+    """Return the announcements that stand."""
+    rows = (CONDEMNED_CODEC.decode(key, value) for key, value in transaction.items(CONDEMNED))
+    return [
+        Condemned(roots.uri((row.root, row.path), None), row.plan, from_micros(row.at))
+        for row in rows
+        if row.cleared is None
+    ]
+
+
 def any_condemned(transaction: ReadTransaction) -> bool:
     """Tell whether any blob is about to be taken away."""
     rows = transaction.items(CONDEMNED)
@@ -149,6 +163,21 @@ def put_hold(transaction: WriteTransaction, row: HoldRow) -> int:
     return hold_id
 
 
-def release_hold(transaction: WriteTransaction, hold_id: int) -> bool:
-    """End a protection; False if there is no such hold."""
-    return transaction.delete(HOLDS, id_key(hold_id))
+def holds(transaction: ReadTransaction) -> list[Hold]:
+    """Return every protection, by id."""
+    return [_hold(key, value) for key, value in transaction.items(HOLDS)]
+
+
+def release_hold(transaction: WriteTransaction, hold_id: int) -> Hold | None:
+    """End a protection and return it; None if there is no such hold."""
+    key = id_key(hold_id)
+    value = transaction.get(HOLDS, key)
+    if value is None:
+        return None
+    transaction.delete(HOLDS, key)
+    return _hold(key, value)
+
+
+def _hold(key: bytes, value: bytes) -> Hold:
+    row = HOLD_CODEC.decode(key, value)
+    return Hold(id_of(key), row.filters, row.reason, from_micros(row.at))

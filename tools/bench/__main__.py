@@ -1,4 +1,4 @@
-"""The catalog beside its baselines: registration, bulk, lookups, figures, exports, size, growth, checks of blobs.
+"""The catalog beside its baselines: registration, bulk, lookups, figures, exports, size, growth, blobs.
 
     python -m tools.bench --dir /a/real/disk --json figures.json
     python -m tools.bench --only threads-16 bulk --records 100000
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bench import asking, bulk, durable, exporting, growth, importing, verifying
+from tools.bench import asking, bulk, collecting, durable, exporting, growth, importing, verifying
 from tools.bench.parts import Bench, Row, machine, scratch, table
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "export": exporting.measure,
     "growth": growth.measure,
     "verify": verifying.measure,
+    "gc": collecting.measure,
 }
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--lookups", type=int, default=20_000, help="lookups of each kind")
     parser.add_argument("--growth", type=int, nargs=2, default=[100_000, 10_000_000], metavar=("SMALL", "LARGE"))
     parser.add_argument("--blobs", type=int, nargs=2, default=[64, 16 << 20], metavar=("COUNT", "BYTES"))
+    parser.add_argument("--files", type=int, default=1_000_000, help="blobs that are looked through for garbage")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--dir", type=Path, default=Path(), help="a folder on a real disk; emptied afterwards")
@@ -63,6 +65,7 @@ def main() -> None:
             options.base,
             options.lookups,
             (small, large),
+            options.files,
             options.repeats,
             blobs=(count, size),
         )

@@ -34,6 +34,7 @@ class Bench:
     base_records: int
     lookups: int
     growth: tuple[int, int]
+    files: int
     repeats: int
     blobs: tuple[int, int] = (64, 16 << 20)
 

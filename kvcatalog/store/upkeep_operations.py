@@ -1,0 +1,63 @@
+"""What each call that keeps blobs in order does inside the write transaction; every one may be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvcatalog.clock import from_micros
+from kvcatalog.errors import NotFoundError
+from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.models import BlobMove, Hold
+from kvcatalog.schema import CondemnedRow, HoldRow, JournalRow
+from kvcatalog.store import changes, upkeep
+from kvcatalog.store.operations import Changes, Scribe
+from kvcatalog.store.references import places_of
+
+
+def condemn(transaction: WriteTransaction, uris: Sequence[str], plan: str, scribe: Scribe) -> None:
+    """Announce which blobs a plan is about to take away."""
+    for root, path in places_of(uris, scribe.roots):
+        upkeep.put_condemned(transaction, CondemnedRow(root, path, plan, scribe.now))
+
+
+def settle_condemned(
+    transaction: WriteTransaction, uris: Sequence[str], moves: Sequence[BlobMove], scribe: Scribe
+) -> None:
+    """End announcements, and write down what was moved."""
+    for root, path in places_of(uris, scribe.roots):
+        upkeep.clear_condemned(transaction, root, path)
+    record_moves(transaction, moves, scribe)
+
+
+def record_moves(transaction: WriteTransaction, moves: Sequence[BlobMove], scribe: Scribe) -> None:
+    """Write down what was moved."""
+    for move in moves:
+        differences: Changes = {
+            "storage_uri": (move.storage_uri, move.target),
+            "bytes": (move.bytes, None if move.target is None else move.bytes),
+        }
+        _write_journal(transaction, move.action, differences, scribe, move.reason)
+
+
+def add_hold(transaction: WriteTransaction, filters: tuple[str, ...], why: str, scribe: Scribe) -> Hold:
+    """Protect what a filter lets through."""
+    hold_id = upkeep.put_hold(transaction, HoldRow(filters, why, scribe.now))
+    _write_journal(transaction, "hold", {"hold": (None, hold_id), "filters": (None, " ".join(filters))}, scribe, why)
+    return Hold(hold_id, filters, why, from_micros(scribe.now))
+
+
+def release_hold(transaction: WriteTransaction, hold_id: int, scribe: Scribe) -> Hold:
+    """End a protection; NotFoundError if there is none."""
+    hold = upkeep.release_hold(transaction, hold_id)
+    if hold is None:
+        raise NotFoundError(f"there is no hold {hold_id}")
+    differences: Changes = {"hold": (hold_id, None), "filters": (" ".join(hold.filters), None)}
+    _write_journal(transaction, "release", differences, scribe, scribe.reason)
+    return hold
+
+
+def _write_journal(
+    transaction: WriteTransaction, action: str, differences: Changes, scribe: Scribe, reason: str | None
+) -> None:
+    row = JournalRow(scribe.now, action, None, None, scribe.command, reason, differences)
+    changes.put_journal_entry(transaction, row)
