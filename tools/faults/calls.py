@@ -15,10 +15,15 @@ from msgspec import Struct, structs
 from kvcatalog import finalize_candidate_download, import_manifest, open_catalog, storage
 from kvcatalog.audit import audit_blobs, audit_catalog
 from kvcatalog.backup import backup, restore
+from kvcatalog.clock import now_micros
 from kvcatalog.compact import compact
 from kvcatalog.config import CatalogConfig
 from kvcatalog.export_sql import export_sql
+from kvcatalog.gc import plan_garbage
+from kvcatalog.layout import cas_relative_path
 from kvcatalog.models import RegistrationRequest, SightingRequest, VariantRegistrationRequest
+from kvcatalog.removal import Collection
+from kvcatalog.removal.trash import empty
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.verify import verify_blobs
 from tools.faults.workload import (
@@ -74,6 +79,10 @@ def prepare(place: Place) -> None:
         catalog.register(**identity(CONFLICTING), **content_fields(6))
         catalog.update(document_id, content_type="text/plain")
         blob = catalog.get_by_sha256(digest_of(CORRUPT))[0].storage_uri.removeprefix("file://")
+        for number in (20, 21):
+            blob_of_nobody = place.folder / "root" / cas_relative_path("sha256", bytes.fromhex(digest_of(number)))
+            blob_of_nobody.parent.mkdir(parents=True, exist_ok=True)
+            blob_of_nobody.write_bytes(content_of(number))
     storage._open.clear()
     backup(place.path, place.folder / "before")
     Path(blob).chmod(0o644)
@@ -109,7 +118,13 @@ def _futures(catalog: LmdbCatalog) -> None:
 
 
 def _finalize(
-    number: int, key: Key, *, variant: str | None = None, reads_back: bool = False, stream: bool = False, **settings: Any
+    number: int,
+    key: Key,
+    *,
+    variant: str | None = None,
+    reads_back: bool = False,
+    stream: bool = False,
+    links: bool = False,
 ) -> Callable[[Place, LmdbCatalog], object]:
     def make(place: Place, catalog: LmdbCatalog) -> object:
         source = place.folder / "incoming" / f"{number}.part"
@@ -120,7 +135,7 @@ def _finalize(
             **identity(key),
             variant=variant,
             catalog=catalog,
-            cfg_storage=place.config.model_copy(update=settings),
+            cfg_storage=place.config.model_copy(update={"policy_links": links}),
             cfg_catalog=CatalogConfig(verify_on_register=reads_back),
         )
 
@@ -155,6 +170,15 @@ def _read_only(place: Place, _: None) -> None:
         list(catalog.iter_records())
 
 
+def collect_once(place: Place, catalog: LmdbCatalog) -> None:
+    """Collect garbage of any age, and empty the trash."""
+    now = now_micros()
+    with Collection(catalog, place.config) as collection:
+        with plan_garbage(catalog, collection.roots, orphan_ttl_days=0, now=now) as plan:
+            list(collection.execute(plan.header.plan, plan.items()))
+        list(empty(collection.roots, catalog, now=now, apply=True))
+
+
 def _export(form: Any) -> Callable[[Place, LmdbCatalog], object]:  # noqa: ANN401 - one of the formats
     return lambda place, catalog: export_sql(catalog, place.folder / f"export.{form}", format=form, force=True)
 
@@ -184,9 +208,7 @@ CALLS: dict[str, Call] = {
     "register": Call(lambda _, catalog: catalog.register(**fields(NEW, Work(7)), links=[f"{ELSEWHERE}link"])),
     "register known": Call(lambda _, catalog: catalog.register_or_get(**fields(KNOWN, Work(0)) | _REST)),
     "register conflict": Call(lambda _, catalog: catalog.register(**identity(KNOWN), **content_fields(8))),
-    "replace": Call(
-        lambda _, catalog: catalog.register(**identity(KNOWN), **content_fields(8), on_conflict="replace")
-    ),
+    "replace": Call(lambda _, catalog: catalog.register(**identity(KNOWN), **content_fields(8), on_conflict="replace")),
     "futures": Call(lambda _, catalog: _futures(catalog), whole=False),
     "register many": Call(lambda _, catalog: _registering(catalog, 5), whole=False),
     "update": Call(lambda _, catalog: catalog.update(_id(catalog, KNOWN), content_type="a/b", reason="r")),
@@ -225,10 +247,11 @@ CALLS: dict[str, Call] = {
     "finalize over corrupt": Call(_finalize(CORRUPT, NEW, reads_back=True)),
     "finalize conflict": Call(_finalize(FRESH, KNOWN)),
     "finalize variant": Call(_finalize(FRESH, KNOWN, variant="text")),
-    "finalize with link": Call(_finalize(FRESH, NEW, policy_links=True)),
+    "finalize with link": Call(_finalize(FRESH, NEW, links=True)),
     "finalize by policy": Call(_finalize(FRESH, NEW), layout="policy_path"),
     "finalize twin by policy": Call(_finalize(1, NEW), layout="policy_path"),
     "first use of a root": Call(_first_use, whole=False),
+    "collect garbage": Call(collect_once, tells=True),
     "import": Call(lambda place, catalog: import_manifest(place.folder / "manifest.jsonl", catalog), whole=False),
     "export sqlite": Call(_export("sqlite")),
     "export postgres": Call(_export("postgres")),

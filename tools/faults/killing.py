@@ -1,6 +1,6 @@
 """Kill processes that work on a catalog and its blobs, again and again, and hold what is left against what they knew.
 
-Several processes with several threads do random work (`workload`); one of their threads collects garbage meanwhile.
+Several processes with several threads do random work (`workload`); two of their threads collect garbage meanwhile.
 Each thread notes outside what it begins and what it was answered. At random moments one process, then all get SIGKILL.
 Then the audit has nothing to say, all that was acknowledged is there, and of what was not either all or nothing.
 
@@ -26,6 +26,7 @@ from kvcatalog.errors import CatalogLockedError
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.store.lmdb_writing import GC_LEASE
 from tests.collecting import Collector
+from tools.faults.calls import collect_once
 from tools.faults.planting import plant
 from tools.faults.report import Report
 from tools.faults.workload import Key, Place, Step, Work, Workload, carry_out, differences, found, unsound
@@ -43,8 +44,8 @@ def work(place: Place, cycle: int, process: int, threads: int, mistake: str) -> 
     with place.catalog() as catalog:
         names = [f"{cycle}-{process}-{number}" for number in range(threads)]
         each = [threading.Thread(target=work_in_thread, args=(place, catalog, name)) for name in names]
-        if process == 0:
-            each.append(threading.Thread(target=collect, args=(place, catalog)))
+        if process < 2:
+            each.append(threading.Thread(target=collect, args=(place, catalog), kwargs={"bare": bool(process)}))
         for thread in each:
             thread.start()
         for thread in each:
@@ -68,13 +69,17 @@ def work_in_thread(place: Place, catalog: LmdbCatalog, name: str) -> None:
         os.write(log, b"e")
 
 
-def collect(place: Place, catalog: LmdbCatalog) -> None:
-    """Take whatever nothing refers to, by the protocol of garbage collection."""
+def collect(place: Place, catalog: LmdbCatalog, *, bare: bool) -> None:
+    """Take whatever nothing refers to, however young it is; `bare` keeps to the protocol and spares nothing else."""
     collector = Collector(catalog, storage.open_storage(place.config, catalog))
     while True:
-        with suppress(CatalogLockedError), catalog.lease(GC_LEASE):
-            for step in collector.steps(*collector.unreferenced()):
-                step()
+        with suppress(CatalogLockedError):
+            if bare:
+                with catalog.lease(GC_LEASE):
+                    for step in collector.steps(*collector.unreferenced()):
+                        step()
+            else:
+                collect_once(place, catalog)
         time.sleep(PAUSE_SECONDS)
 
 

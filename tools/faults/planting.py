@@ -29,7 +29,13 @@ VARIABLE = "KVCATALOG_FAULT"
 _Registered = Registration | VariantRegistration
 
 _store, _register = _Finalizing._store, _Finalizing._register
-_fsync, _open_raw, _put, _end, _decode = os.fsync, engine.open_raw, WriteTransaction.put, WriteTransaction._end, Codec.decode
+_fsync, _open_raw, _put, _end, _decode = (
+    os.fsync,
+    engine.open_raw,
+    WriteTransaction.put,
+    WriteTransaction._end,
+    Codec.decode,
+)
 
 
 def plant(mistake: str) -> None:

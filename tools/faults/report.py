@@ -28,6 +28,15 @@ class Report(Struct):
         """Take note of what should not be."""
         self.violations += [f"{where}: {finding}" for finding in findings]
 
+    def add(self, other: Report) -> None:
+        """Add what a further run of the same harness tells."""
+        self.cases += other.cases
+        self.checked += other.checked
+        self.violations += other.violations
+        self.seconds += other.seconds
+        for what, number in other.figures.items():
+            self.count(what, number)
+
 
 def table(reports: Iterable[Report]) -> str:
     """Return the reports as text: a line for each, then what was wrong or could not be tried."""
