@@ -34,6 +34,7 @@ from tools.faults.workload import (
     content_fields,
     content_of,
     digest_of,
+    document_id,
     fields,
     identity,
     store,
@@ -53,13 +54,13 @@ Catalog = LmdbCatalog | None
 class Call(Struct, frozen=True):
     """`make` is given an open catalog, or None with `opens`: then it opens what it needs.
 
-    `tells` says that it returns what it could not do, `whole` that the rows are changed in one step; `again` that a second call is as good as the first. `layout` and
-    `settings` are those of the root.
+    `tells` says that it returns what it could not do, `whole` that the rows are changed in one step, `again` that a
+    second call is as good as the first. `layout` is that of the root, and a `slow` call takes so long that short runs
+    leave it out.
     """
 
     make: Callable[[Place, Any], object]
     layout: str = "cas"
-    settings: dict[str, Any] = {}
     opens: bool = False
     whole: bool = True
     again: bool = True
@@ -74,10 +75,10 @@ def prepare(place: Place) -> None:
             store(number, KEYS[number], catalog, place)
         store(CORRUPT, KEYS[3], catalog, place)
         catalog.register(**fields(KEYS[4], Work(9)), run_id="run 1")
-        document_id = _id(catalog, VARIED)
-        catalog.register_variant(document_id=document_id, variant="html", **content_fields(5))
+        varied = document_id(catalog, VARIED)
+        catalog.register_variant(document_id=varied, variant="html", **content_fields(5))
         catalog.register(**identity(CONFLICTING), **content_fields(6))
-        catalog.update(document_id, content_type="text/plain")
+        catalog.update(varied, content_type="text/plain")
         blob = catalog.get_by_sha256(digest_of(CORRUPT))[0].storage_uri.removeprefix("file://")
         for number in (20, 21):
             blob_of_nobody = place.folder / "root" / cas_relative_path("sha256", bytes.fromhex(digest_of(number)))
@@ -97,12 +98,6 @@ def prepare(place: Place) -> None:
         for number in range(5)
     ]
     (place.folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _id(catalog: LmdbCatalog, key: Key) -> int:
-    record = catalog.get(**identity(key))
-    assert record is not None
-    return record.id
 
 
 def _registering(catalog: LmdbCatalog, count: int) -> None:
@@ -211,11 +206,11 @@ CALLS: dict[str, Call] = {
     "replace": Call(lambda _, catalog: catalog.register(**identity(KNOWN), **content_fields(8), on_conflict="replace")),
     "futures": Call(lambda _, catalog: _futures(catalog), whole=False),
     "register many": Call(lambda _, catalog: _registering(catalog, 5), whole=False),
-    "update": Call(lambda _, catalog: catalog.update(_id(catalog, KNOWN), content_type="a/b", reason="r")),
-    "delete": Call(lambda _, catalog: catalog.delete(_id(catalog, VARIED)), again=False),
+    "update": Call(lambda _, catalog: catalog.update(document_id(catalog, KNOWN), content_type="a/b", reason="r")),
+    "delete": Call(lambda _, catalog: catalog.delete(document_id(catalog, VARIED)), again=False),
     "variant": Call(
         lambda _, catalog: catalog.register_variant(
-            document_id=_id(catalog, KNOWN), variant="text", **content_fields(5)
+            document_id=document_id(catalog, KNOWN), variant="text", **content_fields(5)
         )
     ),
     "variants": Call(
@@ -226,7 +221,9 @@ CALLS: dict[str, Call] = {
             )
         )
     ),
-    "delete variant": Call(lambda _, catalog: catalog.delete_variant(_id(catalog, VARIED), "html"), again=False),
+    "delete variant": Call(
+        lambda _, catalog: catalog.delete_variant(document_id(catalog, VARIED), "html"), again=False
+    ),
     "sightings": Call(
         lambda _, catalog: list(catalog.record_sightings([SightingRequest(1, "run 2"), SightingRequest(2, "run 2")]))
     ),

@@ -55,9 +55,8 @@ class Worker:
     def findings(self, catalog: LmdbCatalog) -> list[str]:
         works = found(catalog, self.workload.numbers)
         start = f"work {self.workload.name} "
-        return differences(
-            {key: work for key, work in works.items() if key[0].startswith(start)}, self.workload.works, []
-        )
+        own = {key: work for key, work in works.items() if key[0].startswith(start)}
+        return differences(own, self.workload.works, [])
 
 
 def finish(status: int) -> None:
@@ -274,9 +273,11 @@ def map_growth(rounds: int, *, processes: int = 3) -> Report:
 
 def _together(works: list[Callable[[], list[str]]]) -> list[str]:
     answers: list[list[str]] = []
-    threads = [
-        threading.Thread(target=lambda work: answers.append(in_fork(work, os._exit)), args=[work]) for work in works
-    ]
+
+    def follow(work: Callable[[], list[str]]) -> None:
+        answers.append(in_fork(work, os._exit))
+
+    threads = [threading.Thread(target=follow, args=[work]) for work in works]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -115,20 +115,24 @@ class Disk:
                     part = Change(torn.of, torn.kind, offset=torn.offset, data=torn.data[:cut])
                     yield "torn", [*pending[:count], part]
         for _ in range(_SUBSETS if len(pending) > 1 else 0):
-            share = chance.random()
-            kept: dict[int, int] = {}
-            for change in pending:
-                if isinstance(change.of, Folder) and id(change.of) not in kept:
-                    kept[id(change.of)] = sum(other.of is change.of and chance.random() < share for other in pending)
-            chosen = []
-            for change in pending:
-                if isinstance(change.of, Folder):
-                    kept[id(change.of)] -= 1
-                    if kept[id(change.of)] >= 0:
-                        chosen.append(change)
-                elif chance.random() < share:
+            yield "subset", self._subset(chance)
+
+    def _subset(self, chance: random.Random) -> list[Change]:
+        """Choose some of the data, and of each folder's names some from the first on."""
+        share = chance.random()
+        kept: dict[int, int] = {}
+        for change in self.pending:
+            if isinstance(change.of, Folder) and chance.random() < share:
+                kept[id(change.of)] = kept.get(id(change.of), 0) + 1
+        chosen = []
+        for change in self.pending:
+            if isinstance(change.of, Folder):
+                kept[id(change.of)] = kept.get(id(change.of), 0) - 1
+                if kept[id(change.of)] >= 0:
                     chosen.append(change)
-            yield "subset", chosen
+            elif chance.random() < share:
+                chosen.append(change)
+        return chosen
 
     def write_out(self, kept: list[Change], folder: Path) -> None:
         """Write a state into a folder, in place of what is there."""

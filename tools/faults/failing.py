@@ -1,8 +1,9 @@
 """Let the Nth system call of each call of the library fail, from the first on until none is left that could.
 
 In the same way the disk is full at each of its pages, or only to be read, and the root is not there (`surroundings`).
-What comes of it must be a typed error (or success, where the call is not needed), rows as before or as after and nothing
-in between, a catalog that works on at once, no descriptor left open, and no scrap of a file once the call was repeated.
+What comes of it must be a typed error (or success, where the call is not needed), rows as before or as after and
+nothing in between, a catalog that works on at once, no descriptor left open, and no scrap of a file once the call was
+repeated.
 """
 
 from __future__ import annotations
@@ -222,10 +223,12 @@ def run(
         return _in_child(Job(name, tuple(calls), faults, mistake), environment)
 
 
-def run_surroundings(what: str, calls: Iterable[str] = tuple(CALLS), *, disk: str = "tmpfs") -> Report:
+def run_surroundings(
+    what: str, calls: Iterable[str] = tuple(CALLS), *, disk: str = "tmpfs", mistake: str = ""
+) -> Report:
     """Put up a fault of the surroundings (a name of SOURCES), in a child; NoMountError."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name, mounted(Path(name), disk) as folder:
-        job = Job(str(folder), tuple(calls), ((what, (errno.ENOSPC,)),), surroundings=what)
+        job = Job(str(folder), tuple(calls), ((what, (errno.ENOSPC,)),), mistake, surroundings=what)
         return _in_child(job, dict(os.environ))
 
 

@@ -15,8 +15,10 @@ import lmdb
 from kvcatalog import layout, schema
 from kvcatalog.blobs import Publication
 from kvcatalog.finalize import _Finalizing, _Stored
+from kvcatalog.fs_layout.folders import RootFolder
 from kvcatalog.kv import engine, preflight
 from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import DocumentRecord, Registration, VariantRecord, VariantRegistration
@@ -29,13 +31,8 @@ VARIABLE = "KVCATALOG_FAULT"
 _Registered = Registration | VariantRegistration
 
 _store, _register = _Finalizing._store, _Finalizing._register
-_fsync, _open_raw, _put, _end, _decode = (
-    os.fsync,
-    engine.open_raw,
-    WriteTransaction.put,
-    WriteTransaction._end,
-    Codec.decode,
-)
+_fsync, _open_raw, _decode = os.fsync, engine.open_raw, Codec.decode
+_put, _end = WriteTransaction.put, WriteTransaction._end
 
 
 def plant(mistake: str) -> None:
@@ -133,8 +130,17 @@ def _unchecked(self: Codec[Any], key: bytes, value: bytes) -> Any:  # noqa: ANN4
     return self._decode(payload) if payload else _decode(self, key, value)
 
 
-def _never_condemned(*_: object) -> None:
-    """Register what garbage collection is at."""
+def _whatever_is_there(self: RootFolder) -> int:
+    """Take what lies at a root's place for the root, and make it where there is nothing."""
+    os.makedirs(os.path.join(self.path, layout.STAGING_PATH), exist_ok=True)
+    if self._descriptor >= 0:
+        os.close(self._descriptor)
+    self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+    return self._descriptor
+
+
+def _nothing(*_: object) -> None:
+    """Leave out what should be done."""
 
 
 MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
@@ -150,6 +156,9 @@ MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
     "committed-anyway": (WriteTransaction, "_end", _committed_anyway),
     "checksum-not-checked": (Codec, "decode", _unchecked),
     "file-not-checked": (preflight, "_check_meta", lambda *_: engine.ENGINE_0_9),
-    "condemned-not-checked": (operations, "_refuse_condemned", _never_condemned),
+    "lock-file-not-backed": (preflight, "prepare_lock_file", _nothing),
+    "root-not-checked": (RootFolder, "descriptor", _whatever_is_there),
+    "fork-not-noticed": (Environment, "forked", _nothing),
+    "condemned-not-checked": (operations, "_refuse_condemned", _nothing),
 }
 """For each mistake: where it goes, and what takes that place."""

@@ -161,13 +161,12 @@ class Workload:
 def carry_out(step: Step, catalog: LmdbCatalog, place: Place) -> None:
     """Make the call that a step stands for; it returns when all of it is durable."""
     (key, after), *_ = step.changes
-    known = catalog.get(**identity(key))
-    document_id = known.id if known is not None else 0
     match step.kind:
-        case "finalize" | "finalize again" | "finalize conflict" | "finalize variant":
-            number = step.content if step.kind != "finalize" or after is None else after.content
-            variant = step.name if step.kind == "finalize variant" else None
-            store(number, key, catalog, place, variant=variant)
+        case "finalize":
+            assert after is not None
+            store(after.content, key, catalog, place)
+        case "finalize again" | "finalize conflict" | "finalize variant":
+            store(step.content, key, catalog, place, variant=step.name if step.kind == "finalize variant" else None)
         case "register":
             catalog.register(**fields(key, after))
         case "futures":
@@ -179,16 +178,29 @@ def carry_out(step: Step, catalog: LmdbCatalog, place: Place) -> None:
         case "conflict" | "replace":
             facts = {**identity(key), **content_fields(step.content)}
             catalog.register(**facts, on_conflict="replace" if step.kind == "replace" else "keep")
+        case _:
+            _change(step, document_id(catalog, key), catalog)
+
+
+def _change(step: Step, known: int, catalog: LmdbCatalog) -> None:
+    match step.kind:
         case "update":
-            catalog.update(document_id, content_type=step.name)
+            catalog.update(known, content_type=step.name)
         case "sightings":
-            list(catalog.record_sightings([SightingRequest(document_id, step.name)]))
+            list(catalog.record_sightings([SightingRequest(known, step.name)]))
         case "variant":
-            catalog.register_variant(document_id=document_id, variant=step.name, **content_fields(step.content))
+            catalog.register_variant(document_id=known, variant=step.name, **content_fields(step.content))
         case "delete variant":
-            catalog.delete_variant(document_id, step.name)
-        case "delete":
-            catalog.delete(document_id)
+            catalog.delete_variant(known, step.name)
+        case _:
+            catalog.delete(known)
+
+
+def document_id(catalog: LmdbCatalog, key: Key) -> int:
+    """Return the id of a document that is there."""
+    record = catalog.get(**identity(key))
+    assert record is not None, f"{key} is not there"
+    return record.id
 
 
 def store(number: int, key: Key, catalog: LmdbCatalog, place: Place, *, variant: str | None = None) -> None:
@@ -200,7 +212,7 @@ def store(number: int, key: Key, catalog: LmdbCatalog, place: Place, *, variant:
     finalize_candidate_download(source, **identity(key), variant=variant, catalog=catalog, cfg_storage=place.config)
 
 
-def identity(key: Key) -> dict[str, str]:
+def identity(key: Key) -> dict[str, Any]:
     return dict(zip(("artifact_id", "source_url", "resolver"), key, strict=True))
 
 
