@@ -105,7 +105,6 @@ def test_nothing_is_lost_by_any_fault(harness: str) -> None:
         ("replay", "folder-not-flushed", "None is there"),
         ("replay", "commit-not-flushed", "is there, and not one of"),
         ("failing", "error-swallowed", "a flush failed, and nobody heard of it"),
-        ("failing", "committed-anyway", "neither as before nor as after"),
         ("surroundings", "lock-file-not-backed", "-7"),
         ("surroundings", "root-not-checked", "missing root"),
         ("damage", "checksum-not-checked", "wrong"),

@@ -4,7 +4,7 @@
 
 Without names all of them run, in a short form of a minute or two; `--long` is the whole proof, which takes hours. Exit
 status 1 says that something was wrong, 3 that something could not be tried here: no C compiler, no right to mount.
-KVCATALOG_FAULT plants one of the mistakes of `planting`, to show that it is seen; a harness ends with its first finding.
+KVCATALOG_FAULT plants one of the mistakes of `planting`, to show that it is seen; a harness ends at its first find.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from tools.faults.report import Report
 from tools.faults.shim import Shim, preloaded, run_child
 from tools.faults.workload import Place, Work, Workload, carry_out, differences, fields, found, unsound
 
-HANG_SECONDS = 60
+HANG_SECONDS = 30
 FORK_STATES = ("idle", "iterating", "snapshot", "others writing", "futures waiting", "forked", "lease held")
 STEPS = 12
 MAP_BYTES = 1 << 20
@@ -143,6 +143,8 @@ def fork(rounds: int) -> Report:
                     place.folder.mkdir()
                     wrong = in_fork(partial(_fork, kind, place, leave), os._exit)
                     report.wrong(f"{kind}, {leave.__name__}, round {number}", wrong)
+                    if wrong:
+                        return report
     return report
 
 

@@ -32,7 +32,7 @@ _Registered = Registration | VariantRegistration
 
 _store, _register = _Finalizing._store, _Finalizing._register
 _fsync, _open_raw, _decode = os.fsync, engine.open_raw, Codec.decode
-_put, _end = WriteTransaction.put, WriteTransaction._end
+_put = WriteTransaction.put
 
 
 def plant(mistake: str) -> None:
@@ -119,11 +119,6 @@ def _forgetful(self: WriteTransaction, table: Table, key: bytes, value: bytes, *
         _put(self, table, key, value, append=append)
 
 
-def _committed_anyway(self: WriteTransaction, raw: engine.RawTransaction, *, failed: bool) -> None:
-    """Commit what an error cut short."""
-    _end(self, raw, failed=failed and not self.writes)
-
-
 def _unchecked(self: Codec[Any], key: bytes, value: bytes) -> Any:  # noqa: ANN401 - any row
     """Decode a value without a look at its checksum."""
     payload = value[9:]
@@ -153,7 +148,6 @@ MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
     "commit-not-flushed": (engine, "open_raw", _opened_unflushed),
     "error-swallowed": (os, "fsync", _never_failing),
     "index-row-dropped": (WriteTransaction, "put", _forgetful),
-    "committed-anyway": (WriteTransaction, "_end", _committed_anyway),
     "checksum-not-checked": (Codec, "decode", _unchecked),
     "file-not-checked": (preflight, "_check_meta", lambda *_: engine.ENGINE_0_9),
     "lock-file-not-backed": (preflight, "prepare_lock_file", _nothing),
