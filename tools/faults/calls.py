@@ -261,13 +261,15 @@ CALLS: dict[str, Call] = {
 _REST: dict[str, Any] = {"content_type": None, "run_id": "run 3"}
 
 
-def facts(catalog: LmdbCatalog) -> list[object]:
-    """Return all that is recorded, without times and counts."""
+def facts(catalog: LmdbCatalog, *, ids: bool) -> list[object]:
+    """Return all that is recorded, without times and counts; without ids where calls may come in another order."""
     records: list[Any] = list(catalog.iter_records())
     records += [variant for record in records for variant in catalog.get_variants(record.id)]
     records += [*catalog.get_conflicts(), *catalog.get_sightings(), *catalog.roots()]
     times = {"created_at", "updated_at", "first_seen_at", "last_seen_at", "seen_at", "count", "uuid"}
-    return [{name: value for name, value in structs.asdict(each).items() if name not in times} for each in records]
+    left_out = times if ids else {*times, "id", "document_id"}
+    found = [{name: value for name, value in structs.asdict(each).items() if name not in left_out} for each in records]
+    return list(found) if ids else sorted(found, key=repr)
 
 
 def names_below(folder: Path) -> set[str]:

@@ -104,9 +104,9 @@ class Trial:
         """Return what all catalogs of the place hold."""
         other = Place(self.place.folder / "other")
         with ExitStack() as stack:
-            found = facts(catalog or stack.enter_context(self.place.catalog()))
+            found = facts(catalog or stack.enter_context(self.place.catalog()), ids=self.call.whole)
             if (other.folder / "catalog").exists():
-                found += facts(stack.enter_context(other.catalog()))
+                found += facts(stack.enter_context(other.catalog()), ids=self.call.whole)
             return found
 
     def run(self, faults: Iterable[tuple[str, tuple[int, ...]]]) -> None:
