@@ -1,4 +1,4 @@
-"""The configuration of storage and catalog, and where its values come from.
+"""The configuration of storage, catalog and telemetry, and where its values come from.
 
 A value comes from the first of these that gives it: a flag of the command line, an environment variable
 (`KVCATALOG_CATALOG__PATH`), the configuration file (YAML or TOML), the default. Relative paths stay as they are given;
@@ -80,11 +80,22 @@ class CatalogConfig(_Section):
         return self
 
 
+class TelemetryConfig(_Section):
+    """Where the command line sends what it measures; the library itself sends nothing.
+
+    With `auto` the standard variables decide (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER, …), and `otlp` is
+    where they say. The console is standard error.
+    """
+
+    exporter: Literal["auto", "none", "console", "otlp"] = "auto"
+
+
 class ContentDownloadConfig(_Section):
     """The whole configuration."""
 
     storage: StorageConfig = Field(default_factory=StorageConfig)
     catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+    telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
 
 
 class ConfigEntry(Struct, frozen=True):
@@ -93,6 +104,17 @@ class ConfigEntry(Struct, frozen=True):
     key: str
     value: str | int | bool | None
     origin: Origin
+
+
+class ConfigProblem(Struct, frozen=True):
+    """What is wrong with a key; `source` is the file, the environment or the command line, if one of them gave it."""
+
+    key: str
+    problem: str
+    source: str | None
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}" + (f" ({self.source})" if self.source else "")
 
 
 def load_config(path: str | os.PathLike[str] | None = None, overrides: Values | None = None) -> ContentDownloadConfig:
@@ -114,6 +136,13 @@ def explain_config(
         for section, contents in config.model_dump().items()
         for key, value in contents.items()
     )
+
+
+def check_config(
+    path: str | os.PathLike[str] | None = None, overrides: Values | None = None
+) -> tuple[ConfigProblem, ...]:
+    """Return all that is wrong with a configuration; ConfigError if the file or the environment cannot be read."""
+    return _merged_and_validated(_sources(path, overrides))[1]
 
 
 class _Source(Struct, frozen=True):
@@ -153,6 +182,7 @@ def _read_environment() -> Values:
 
         storage: StorageConfig = Field(default_factory=StorageConfig)
         catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+        telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
 
     try:
         return EnvSettingsSource(Environment)()
@@ -163,14 +193,24 @@ def _read_environment() -> Values:
 
 
 def _validated(sources: tuple[_Source, ...]) -> ContentDownloadConfig:
+    config, problems = _merged_and_validated(sources)
+    if config is None:
+        raise ConfigError("; ".join(map(str, problems)))
+    return config
+
+
+def _merged_and_validated(
+    sources: tuple[_Source, ...],
+) -> tuple[ContentDownloadConfig | None, tuple[ConfigProblem, ...]]:
     merged: Values = {}
     for source in reversed(sources):
         merged = _merged(merged, source.values)
     try:
-        return ContentDownloadConfig.model_validate(merged)
+        return ContentDownloadConfig.model_validate(merged), ()
     except ValidationError as error:
-        reasons = [_reason(sources, details["loc"], details["msg"], details["type"]) for details in error.errors()]
-        raise ConfigError("; ".join(reasons)) from error
+        return None, tuple(
+            _problem(sources, details["loc"], details["msg"], details["type"]) for details in error.errors()
+        )
 
 
 def _merged(weaker: Values, stronger: Values) -> Values:
@@ -184,11 +224,10 @@ def _merged(weaker: Values, stronger: Values) -> Values:
     return result
 
 
-def _reason(sources: tuple[_Source, ...], location: tuple[str | int, ...], message: str, kind: str) -> str:
-    key = ".".join(map(str, location)) or "configuration"
+def _problem(sources: tuple[_Source, ...], location: tuple[str | int, ...], message: str, kind: str) -> ConfigProblem:
     text = "there is no such key" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
     name = next((source.name for source in sources if _holds(source.values, location)), None)
-    return f"{key}: {text}" + (f" ({name})" if name else "")
+    return ConfigProblem(".".join(map(str, location)) or "configuration", text, name)
 
 
 def _origin(sources: tuple[_Source, ...], location: tuple[str, ...]) -> Origin:

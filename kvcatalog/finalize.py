@@ -110,24 +110,25 @@ def finalize_candidate_download(
     declared = values.digest("sha256", sha256)
     active = catalog if cfg_catalog.enabled else None
     config = cfg_storage or StorageConfig()
-    store = open_storage(config, active)
-    try:
-        is_wanted = active is not None and cfg_catalog.compute_sha256
-        hashing = config.layout == "cas" or declared is not None or is_wanted
-        with local_file(source, store, active, hashing=hashing) as file:
-            reads_back = active is not None and cfg_catalog.verify_on_register
-            work = _Finalizing(store, config, active, candidate=candidate, file=file, reads_back=reads_back)
-            sha256 = file.sha256() if hashing or reads_back else None
-            if file.known_size not in {None, file.size}:
-                outcome = work.set_aside("size-mismatch")
-            elif declared not in {None, sha256}:
-                outcome = work.set_aside("digest-mismatch")
-            else:
-                outcome = work.finished(sha256)
-            remove_source(file, active, outcome.path)
-    except RootUnreachableError:
-        forget_storage(store)
-        raise
+    with telemetry.span("kvcatalog.finalize", resolver=candidate.resolver):
+        store = open_storage(config, active)
+        try:
+            is_wanted = active is not None and cfg_catalog.compute_sha256
+            hashing = config.layout == "cas" or declared is not None or is_wanted
+            with local_file(source, store, active, hashing=hashing) as file:
+                reads_back = active is not None and cfg_catalog.verify_on_register
+                work = _Finalizing(store, config, active, candidate=candidate, file=file, reads_back=reads_back)
+                sha256 = file.sha256() if hashing or reads_back else None
+                if file.known_size not in {None, file.size}:
+                    outcome = work.set_aside("size-mismatch")
+                elif declared not in {None, sha256}:
+                    outcome = work.set_aside("digest-mismatch")
+                else:
+                    outcome = work.finished(sha256)
+                remove_source(file, active, outcome.path)
+        except RootUnreachableError:
+            forget_storage(store)
+            raise
     return outcome
 
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from kvcatalog import clock, uris
+from kvcatalog import clock, telemetry, uris
 from kvcatalog.blobs import BlobStat, BlobStore
 from kvcatalog.errors import UnsafePathError
 from kvcatalog.fs_layout import FileBlobStore
@@ -83,7 +83,8 @@ def plan_garbage(
     """
     search = _Search(catalog, roots.aliases(), before=now - round(orphan_ttl_days * _DAY_MICROS), progress=progress)
     items = (item for store in roots.stores for item in search.orphans(store))
-    return Plan.make(items, catalog.identity, now=now, orphan_ttl_days=orphan_ttl_days)
+    with telemetry.span("kvcatalog.gc.plan"):
+        return Plan.make(items, catalog.identity, now=now, orphan_ttl_days=orphan_ttl_days)
 
 
 class _Search:

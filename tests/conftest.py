@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from kvcatalog.kv import engine
@@ -13,6 +14,10 @@ from kvcatalog.kv.environment import Environment
 from tests.support import close_all, made
 
 pytest_plugins = ("tests.servers",)
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile("kvcatalog", deadline=None)
+hypothesis.settings.load_profile("kvcatalog")
 
 
 @pytest.fixture(params=[engine.ENGINE_0_9, engine.ENGINE_1_0], ids=["engine-0.9", "engine-1.0"])

@@ -29,6 +29,8 @@ def test_layouts_are_put_beside_the_sqlite_design(tmp_path: Path) -> None:
         "durable registrations, 16 threads",
         "durable registrations, 64 threads",
         "durable registrations, 4 processes of 16 threads",
+        "durable registrations, 16 threads, telemetry off",
+        "durable registrations, 16 threads, telemetry on",
         "register_many, 300 new, default batches",
         "register_many, 300 new, 10,000 a commit",
         "register_many, 300 known, default batches",

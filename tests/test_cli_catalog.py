@@ -167,6 +167,24 @@ class TestShow:
         assert cli("--json", "show", "1").json[0]["blob"] == "other size"
         assert cli("--json", "show", "2").json[0]["blob"] == "missing"
 
+    def test_a_blob_of_a_root_that_is_gone_is_unreachable(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+        (tmp_path / "new.pdf").write_bytes(b"the bytes")
+        assert cli("--root", "docs", "add", "new.pdf", "--artifact-id", "n").status == ExitStatus.DONE
+        stored = tmp_path / "docs" / "n" / "new.pdf"
+        blob = stored.read_bytes()
+        stored.unlink()
+        assert cli("--json", "where", "n").json[0]["blob"] == "missing"
+        assert cli("--json", "show", "n").json[0]["blob"] == "missing"
+        (tmp_path / "docs").rename(tmp_path / "unmounted")
+        (tmp_path / "docs").mkdir()
+        assert cli("--json", "where", "n").json[0]["blob"] == "unreachable"
+        assert cli("--json", "show", "n").json[0]["blob"] == "unreachable"
+        (tmp_path / "docs").rmdir()
+        assert cli("--json", "where", "n").json[0]["blob"] == "unreachable"
+        (tmp_path / "unmounted").rename(tmp_path / "docs")
+        stored.write_bytes(blob)
+        assert cli("--json", "where", "n").json[0]["blob"] == "present"
+
     def test_control_characters_are_written_out(self, cli: Callable[..., Ran]) -> None:
         ran = cli("show", "3")
         assert r"W3\x1b[31m\u202e" in ran.out
@@ -470,8 +488,11 @@ class TestFigures:
 
     def test_dedup_report(self, cli: Callable[..., Ran]) -> None:
         ran = cli("--json", "dedup-report")
-        assert ran.json == [{"sha256": A, "bytes": 10, "document_count": 2, "variant_count": 0, "duplicate_bytes": 10}]
-        assert "1 digest, 1 copy beyond the first with 10 B" in ran.err
+        assert ran.json == [
+            {"sha256": A, "bytes": 10, "document_count": 2, "variant_count": 0}
+            | {"copy_count": 1, "unseen_count": 1, "saved_bytes": 0, "savable_bytes": 0}
+        ]
+        assert "1 digest, 0 B saved by sharing, 0 B savable; 1 of their files could not be seen" in ran.err
         assert cli("dedup-report", "--min-count", "3").out == ""
         assert cli("dedup-report", "--format", "ids", "--limit", "0").out == A + "\n"
         assert cli("-q", "dedup-report").err == ""
@@ -483,6 +504,10 @@ class TestFigures:
             )
         assert [row["sha256"] for row in cli("--json", "dedup-report").json] == [B, A]
         assert [row["sha256"] for row in cli("--json", "dedup-report", "--limit", "1").json] == [B]
+        assert cli("--json", "dedup-report", "--by", "resolver").json == [
+            {"resolver": "r", "record_count": 1, "saved_bytes": 0, "savable_bytes": 2_000_000}
+        ]
+        assert cli("--format", "ids", "dedup-report", "--by", "resolver").out == "r\n"
 
 
 class TestConfiguration:
@@ -506,3 +531,20 @@ class TestConfiguration:
         file.write_text("catalog: {pahth: x}\n", encoding="utf-8")
         assert run(["-c", str(file), "stats"]) == ExitStatus.USAGE
         assert f"catalog.pahth: there is no such key ({file})" in capsys.readouterr().err
+
+    def test_a_configuration_is_checked(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file = tmp_path / "c.yaml"
+        file.write_text("catalog: {pahth: x}\nstorage: {backend: tape}\n", encoding="utf-8")
+        assert run(["-c", str(file), "--json", "config", "check"]) == ExitStatus.USAGE
+        problems = json.loads(capsys.readouterr().out)
+        assert [(problem["key"], problem["source"]) for problem in problems] == [
+            ("storage.backend", str(file)),
+            ("catalog.pahth", str(file)),
+        ]
+        file.write_text("catalog: {path: x}\n", encoding="utf-8")
+        assert run(["-c", str(file), "config", "check"]) == ExitStatus.DONE
+        written = capsys.readouterr()
+        assert (written.out, "in order" in written.err) == ("", True)
+        file.write_text("catalog: [\n", encoding="utf-8")
+        assert run(["-c", str(file), "config", "check"]) == ExitStatus.USAGE
+        assert str(file) in capsys.readouterr().err

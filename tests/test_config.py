@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, explain_config, load_config
+from kvcatalog.config import (
+    CatalogConfig,
+    ContentDownloadConfig,
+    StorageConfig,
+    TelemetryConfig,
+    check_config,
+    explain_config,
+    load_config,
+)
 from kvcatalog.config_files import KEYS, catalog_path
 from kvcatalog.errors import ConfigError
 
@@ -84,7 +92,8 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
     assert origins["catalog.retention_days"] == (10, "environment")
     assert origins["catalog.orphan_ttl_days"] == (2, "file")
     assert origins["catalog.durability"] == ("full", "default")
-    assert len(origins) == len(StorageConfig.model_fields) + len(CatalogConfig.model_fields)
+    sections = (StorageConfig, CatalogConfig, TelemetryConfig)
+    assert len(origins) == sum(len(section.model_fields) for section in sections)
 
 
 def test_a_section_may_stand_in_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +143,7 @@ def test_a_refused_key_is_named_with_its_file(tmp_path: Path, text: str, expecte
         ("c.yaml", "catalog: [", "line 1"),
         ("c.toml", "catalog = \n[", "line 1"),
         ("c.yaml", "catalog: 2025-99-99", "month must be in"),
-        ("c.yaml", "- x", "must hold the sections storage and catalog"),
+        ("c.yaml", "- x", "must hold the sections storage, catalog, telemetry"),
         ("c.json", "{}", "ends in .yaml, .yml or .toml"),
     ],
 )
@@ -216,3 +225,17 @@ def test_the_keys_that_are_known_without_the_models_are_theirs() -> None:
 )
 def test_only_a_plain_path_is_taken_without_validating(contents: dict[str, object], path: str | None) -> None:
     assert catalog_path(contents) == path
+
+
+def test_a_check_names_every_problem_and_who_gave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "c.yaml", "catalog: {pahth: x, retention_days: -1}\n")
+    monkeypatch.setenv("KVCATALOG_STORAGE__BACKEND", "tape")
+    problems = {problem.key: problem.source for problem in check_config(path, {"telemetry": {"exporter": "loud"}})}
+    assert problems == {
+        "catalog.pahth": str(path),
+        "catalog.retention_days": str(path),
+        "storage.backend": "the environment",
+        "telemetry.exporter": "the command line",
+    }
+    monkeypatch.delenv("KVCATALOG_STORAGE__BACKEND")
+    assert check_config(written(tmp_path, "good.yaml", "telemetry: {exporter: none}\n")) == ()

@@ -1,7 +1,10 @@
 """What README says of this checkout holds."""
 
+import io
+import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import click
 import pytest
 
 from kvcatalog import schema
-from kvcatalog.cli.group import group
+from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.cli.group import group, run
 
 CHECKOUT = Path(__file__).parents[1]
 FOLDERS = ("kvcatalog/", "tests/", "tools/")
@@ -56,3 +60,79 @@ def test_architecture_names_every_table_and_the_format() -> None:
     named = set(re.findall(r"`([a-z_0-9]+)`", "\n".join(row.split("|")[1] for row in rows[0].splitlines()[2:] if row)))
     assert named == {table.name for table in schema.TABLES}
     assert f"Format version {schema.FORMAT_VERSION};" in text
+
+
+def examples(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the name of every command and each line of the examples in its help."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for below in command.list_commands(context):
+            inner = command.get_command(context, below)
+            assert inner is not None
+            yield from examples(inner, f"{name} {below}")
+    _, _, text = (command.help or "").partition("Example:")
+    for line in text.splitlines():
+        if line.strip() and line.strip() != "\b":
+            yield name, line.strip()
+
+
+EXAMPLES = tuple(examples(group, "kvcatalog"))
+ELSEWHERE = ("fetch ", "s3://", "psql", "--dsn", "/backups/", " > ")
+"""Networks, buckets, servers and folders outside that examples need; such lines are only held against the options."""
+
+
+@pytest.fixture
+def example_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the examples name."""
+    for name in os.environ:
+        if name.startswith(("KVCATALOG_", "OTEL_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    Path("a.pdf").write_bytes(b"%PDF-1.7")
+    Path("kvcatalog.yaml").write_text("catalog: {path: state/catalog.lmdb}\n")
+    Path("urls.txt").write_text("https://example.org/a.pdf\n")
+    key = ("--artifact-id", "doi:10.1234/abc", "--url", "https://example.org/a.pdf")
+    assert run(("add", "a.pdf", *key)) == ExitStatus.DONE
+    assert run(("export-sql", "-o", "state/catalog.sqlite")) == ExitStatus.DONE
+    line = {"artifact_id": "W1", "source_url": "u", "resolver": "r", "status": "success", "storage_uri": "s3://b/k"}
+    for folder in ("runs", "runs/2025-03-01"):
+        Path(folder).mkdir()
+        Path(folder, "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    return tmp_path
+
+
+def test_every_command_has_an_example() -> None:
+    def commands(command: click.Command, name: str) -> Iterator[str]:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield name
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for below in command.list_commands(context):
+                inner = command.get_command(context, below)
+                assert inner is not None
+                yield from commands(inner, f"{name} {below}")
+
+    assert set(commands(group, "kvcatalog")) - {name for name, _ in EXAMPLES} == set()
+
+
+@pytest.mark.parametrize(("name", "line"), EXAMPLES, ids=[line for _, line in EXAMPLES])
+def test_an_example_runs_as_it_stands(
+    name: str, line: str, example_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"{name.rsplit(maxsplit=1)[-1]}" in line
+    if line.startswith("eval"):
+        assert line.startswith('eval "$(kvcatalog completion ')
+        return
+    words = shlex.split(line.partition(" | ")[0].partition(" || ")[0], comments=True)
+    arguments = [word for word in words[1:] if word not in {"<", ">"}]
+    if "<" in words:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(arguments.pop()).read_bytes())))
+    if any(mark in line for mark in ELSEWHERE):
+        assert run([*arguments, "--help"]) == ExitStatus.DONE
+        return
+    status = run(arguments)
+    said = capsys.readouterr()
+    assert status not in {ExitStatus.LOCKED, ExitStatus.INTERRUPTED}, said.err
+    assert "Traceback" not in said.err
+    # What an example names may not be here: a digest, a hold, a plan. That it is understood is what is asked.
+    assert status != ExitStatus.USAGE or "No such file" in said.err, said.err

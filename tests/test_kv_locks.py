@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import child, run
+from tests.support import child, made, run, said, tell
 
 # The scene: a snapshot and a write transaction are open here, every file of the folder is opened and closed (a copy, a
 # hash, a backup tool), and another process opens the environment and writes. Prints what came of it.
@@ -103,3 +106,41 @@ def test_without_the_guard_the_same_scene_does_damage(folder: Path) -> None:
     assert scene.returncode <= 0
     if not scene.returncode:
         assert json.loads(output) != SOUND
+
+
+IN_CONTAINER = """
+import os, sys
+from pathlib import Path
+from kvcatalog.errors import CatalogUnavailableError
+from tests.support import *
+
+print(os.getpid(), flush=True)
+try:
+    environment = open_environment(Path(sys.argv[1]), TABLES)
+except CatalogUnavailableError as error:
+    print(error, flush=True)
+else:
+    print("open", flush=True)
+    sys.stdin.readline()
+    put_rows(environment, [(b"a", b"1")])
+    environment.close()
+"""
+
+
+def test_two_containers_whose_processes_have_one_id_are_told_so(folder: Path) -> None:
+    namespace = ["unshare", "--pid", "--fork", "--kill-child"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("needs the right to make a process namespace")
+    made(folder).close()
+    command = [*namespace, sys.executable, "-c", IN_CONTAINER, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:  # type: ignore[call-overload]
+        assert [said(first), said(first)] == ["1", "open"]
+        with subprocess.Popen(command, **pipes) as second:  # type: ignore[call-overload]
+            assert said(second) == "1"
+            assert "another container has the id 1 as well" in said(second)
+        tell(first, "go")
+    assert first.returncode == 0

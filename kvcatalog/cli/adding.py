@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from kvcatalog.bootstrap import open_services
-from kvcatalog.cli.command import Command
+from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.mapping import read_rows
+from kvcatalog.cli.progress import amount_progress
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.uris import absolute_path, file_uri
 
@@ -36,7 +37,7 @@ class _Addition(NamedTuple):
 
 
 @click.command(cls=Command)
-@click.argument("files", nargs=-1, metavar="[FILE...]")
+@click.argument("files", nargs=-1, type=FILE_NAME, metavar="[FILE...]")
 @click.option("--artifact-id", metavar="ID", help="The artifact that the files belong to.")
 @click.option("--url", help="Where the file comes from.  [default: the file's own URI]")
 @click.option("--resolver", default="local", show_default=True, help="What found the file.")
@@ -44,7 +45,9 @@ class _Addition(NamedTuple):
 @click.option("--content-type", metavar="TYPE", help="The media type.  [default: by the suffix]")
 @click.option("--run", metavar="ID", help="The run that this belongs to.")
 @click.option("--move", is_flag=True, help="Remove each file once it is stored.")
-@click.option("--from", "mapping", metavar="MAPPING", help="Rows that name files and their keys; - for stdin.")
+@click.option(
+    "--from", "mapping", type=FILE_NAME, metavar="MAPPING", help="Rows that name files and their keys; - for stdin."
+)
 @click.pass_obj
 def add(
     invocation: Invocation, /, files: tuple[str, ...], *, mapping: str | None, move: bool, **facts: str | None
@@ -70,15 +73,21 @@ def add(
     given = {name: value for name, value in facts.items() if value}
     config = invocation.load_config()
     counts: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
 
     def rows(finalize: Finalize) -> Iterator[dict[str, Any]]:
         for addition in _from_mapping(mapping, given) if mapping else _from_arguments(files, given):
             row = _added(addition, finalize, move=move)
             counts[row["outcome"]] += 1
+            sums.update(files=1, bytes=row["bytes"] or 0)
+            progress(sums)
             yield row
 
     try:
-        with open_services(config, command="add") as services:
+        with (
+            open_services(config, command="add") as services,
+            amount_progress("{files} files", "files", is_wanted=invocation.verbosity >= 0) as progress,
+        ):
             invocation.output.rows(rows(services.finalize), _COLUMNS)
     finally:
         invocation.note(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "nothing was added")

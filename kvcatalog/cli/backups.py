@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from kvcatalog.backup import backup as make_backup
 from kvcatalog.backup import restore as restore_backup
-from kvcatalog.cli.command import Command
+from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.progress import step_progress
 from kvcatalog.cli.text import size_text
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("destination", metavar="DEST")
+@click.argument("destination", type=FILE_NAME, metavar="DEST")
 @click.pass_obj
 def backup(invocation: Invocation, destination: str) -> ExitStatus:
     """Copy the catalog, as it is at one moment, to the new folder DEST; others may go on using it.
@@ -45,8 +45,14 @@ def backup(invocation: Invocation, destination: str) -> ExitStatus:
 
 
 @click.command(cls=Command)
-@click.argument("source", metavar="SRC")
-@click.option("--to", "target", metavar="PATH", help="Where the new catalog is to be; default: where --catalog says.")
+@click.argument("source", type=FILE_NAME, metavar="SRC")
+@click.option(
+    "--to",
+    "target",
+    type=FILE_NAME,
+    metavar="PATH",
+    help="Where the new catalog is to be; default: where --catalog says.",
+)
 @click.option("--dry-run/--apply", default=True, help="Check the backup only, which is the default, or restore it.")
 @click.pass_obj
 def restore(invocation: Invocation, source: str, *, target: str | None, dry_run: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import asdict
 
-from kvcatalog.cli.command import CONTEXT_SETTINGS, Command, CommandWithCommands, refuse_options
+from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, Command, CommandWithCommands, refuse_options
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.progress import gc_progress
 from kvcatalog.cli.text import size_text
@@ -46,7 +46,13 @@ _DAY_MICROS = 86_400_000_000
     metavar="DAYS",
     help="Leave what is younger.  [default: catalog.orphan_ttl_days]",
 )
-@click.option("--plan", "plan_path", metavar="FILE", help="Write the plan here; with --apply: the one to carry out.")
+@click.option(
+    "--plan",
+    "plan_path",
+    type=FILE_NAME,
+    metavar="FILE",
+    help="Write the plan here; with --apply: the one to carry out.",
+)
 @click.option("--summary", is_flag=True, help="Print the totals as the result, and no blobs.")
 @click.pass_context
 def gc(
@@ -174,7 +180,7 @@ class _Garbage:
 
 
 @gc.command("restore", cls=Command)
-@click.argument("wanted", metavar="PLAN|LOCATION")
+@click.argument("wanted", type=FILE_NAME, metavar="PLAN|LOCATION")
 @click.pass_obj
 def restore_command(invocation: Invocation, wanted: str) -> ExitStatus:
     """Bring back what the plan PLAN took to the trash, or what lay at LOCATION, a path or a storage URI.

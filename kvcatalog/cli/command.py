@@ -1,23 +1,54 @@
-"""The class of every command: the options that choose a format stand after its name as well as before it."""
+"""The class of every command: the options for a format stand after its name too, and what it does is measured."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvcatalog.cli.invocation import Invocation
 from kvcatalog.cli.output import FORMATS
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    _Type = click.ParamType[str]
+else:
+    _Type = click.ParamType
+
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
+FORMAT_HELP = f"{', '.join(FORMATS)}; csv is exact, as the data has it."
+
+
+class _FileName(_Type):
+    """The name of a file or folder, which a shell completes; whether it is there is for those to say who open it."""
+
+    name = "file"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+FILE_NAME = _FileName()
 
 
 class Command(click.Command):
-    """A command with `--format` and `--json`."""
+    """A command with `--format` and `--json`; it sends telemetry if that is configured, and `is_measured`."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 - passed on to click as they are
+    def __init__(self, *arguments: Any, is_measured: bool = True, **settings: Any) -> None:  # noqa: ANN401 - click's
         super().__init__(*arguments, **settings)
+        self._is_measured = is_measured
         self.params += _format_options()
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        invocation = ctx.find_object(Invocation)
+        if invocation is None or not self._is_measured:
+            return super().invoke(ctx)
+        with invocation.telemetry(ctx.command_path):
+            return super().invoke(ctx)
 
 
 class CommandWithCommands(click.Group):
@@ -27,6 +58,14 @@ class CommandWithCommands(click.Group):
         settings |= {"invoke_without_command": True, "subcommand_metavar": "[COMMAND [ARGS]...]"}
         super().__init__(*arguments, **settings)
         self.params += _format_options()
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, or the one that is named."""
+        invocation = ctx.find_object(Invocation)
+        if invocation is None:
+            return super().invoke(ctx)
+        with invocation.telemetry(ctx.command_path):
+            return super().invoke(ctx)
 
 
 def refuse_options(context: click.Context) -> None:
@@ -42,9 +81,10 @@ def _format_options() -> list[click.Parameter]:
         click.Option(
             ["--format", "chosen_format"],
             type=click.Choice(FORMATS),
+            metavar="FORMAT",
             expose_value=False,
             callback=_choose_format,
-            help="How to print results; csv is exact, as the data has it.",
+            help=FORMAT_HELP,
         ),
         click.Option(
             ["--json", "json_shorthand"],

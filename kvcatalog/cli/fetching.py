@@ -11,10 +11,10 @@ import click
 from msgspec import structs
 
 from kvcatalog.bootstrap import open_pipeline
-from kvcatalog.cli.command import Command
+from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.mapping import MappingRow, read_rows
-from kvcatalog.cli.progress import fetch_progress
+from kvcatalog.cli.progress import amount_progress
 from kvcatalog.cli.text import discard, size_text
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import parse_size
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("outcome", "reason", "id", "bytes", "url", "storage_uri", "line")
 _FACTS = ("line", "id", *Item.__struct_fields__, *Fetched.__struct_fields__[1:-1])
+_PROGRESS = "{success} stored, {skip} passed over, {error} failed"
 _JOBS_MAX = 256
 _DEFAULTS = Limits()
 
@@ -40,14 +41,16 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
 
 @click.command(cls=Command)
 @click.argument("urls", nargs=-1, metavar="[URL...]")
-@click.option("-i", "--input", "source", metavar="FILE", help="Rows of URLs and their keys; - for stdin.")
+@click.option(
+    "-i", "--input", "source", type=FILE_NAME, metavar="FILE", help="Rows of URLs and their keys; - for stdin."
+)
 @click.option("--artifact-id", metavar="ID", help="The artifact of what names none.  [default: the URL]")
 @click.option("--resolver", default="direct", show_default=True, help="The resolver of what names none.")
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, _JOBS_MAX), default=4, show_default=True, help="Downloads at once."
 )
 @click.option("--run", "run_id", metavar="ID", help="The name of this run.  [default: made from the time]")
-@click.option("--manifest", metavar="FILE", help="Where to append a line for each download.")
+@click.option("--manifest", type=FILE_NAME, metavar="FILE", help="Where to append a line for each download.")
 @click.option("--max-bytes", metavar="SIZE", callback=_size, help="Refuse what is larger.  [default: 1GiB]")
 @click.option(
     "--timeout",
@@ -151,7 +154,7 @@ class _Run:
     def rows(self, pipeline: Pipeline) -> Generator[dict[str, Any], None, None]:
         """Fetch, and yield a row for each item; an interruption ends the rows, and what came before stands."""
         with (
-            fetch_progress(is_wanted=self._shows_progress) as progress,
+            amount_progress(_PROGRESS, "success", "skip", "error", is_wanted=self._shows_progress) as progress,
             closing(pipeline.run(self._fetchable())) as results,
         ):
             try:

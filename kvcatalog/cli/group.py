@@ -12,7 +12,7 @@ import click
 
 from kvcatalog import __version__
 from kvcatalog.cli import failure
-from kvcatalog.cli.command import CONTEXT_SETTINGS
+from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, FORMAT_HELP
 from kvcatalog.cli.exit_status import MEANINGS, ExitStatus
 from kvcatalog.cli.invocation import Invocation
 from kvcatalog.cli.output import FORMATS, Format
@@ -28,31 +28,47 @@ class _Place(NamedTuple):
     summary: str
 
 
-_COMMANDS = {
-    "show": _Place("lookup", "show", "Show records with variants, twins, conflicts, sightings."),
-    "where": _Place("lookup", "where", "Print where the bytes of a document lie."),
-    "have": _Place("lookup", "have", "Tell which URLs, artifacts, digests, files are there."),
-    "why": _Place("reasons", "why", "Tell who refers to a blob and what happened to it."),
-    "search": _Place("listing", "search", "List the records that filters let through."),
-    "stats": _Place("listing", "stats", "Print the catalog's figures."),
-    "dedup-report": _Place("listing", "dedup_report", "List contents that are there more than once."),
-    "import-manifest": _Place("importing", "import_manifest", "Register what manifests of runs state."),
-    "export-sql": _Place("sql", "export_sql", "Write the catalog for SQLite or PostgreSQL."),
-    "import-sql": _Place("sql", "import_sql", "Import a catalog from SQLite, or an export."),
-    "add": _Place("adding", "add", "Store local files and register them."),
-    "fetch": _Place("fetching", "fetch", "Download URLs, store and register them."),
-    "verify": _Place("verifying", "verify", "Read blobs and compare them with their records."),
-    "doctor": _Place("doctoring", "doctor", "Tell what is wrong with catalog, roots and settings."),
-    "audit": _Place("auditing", "audit", "Hold the catalog against itself and its blobs; repair."),
-    "backup": _Place("backups", "backup", "Copy the catalog while it is used."),
-    "restore": _Place("backups", "restore", "Make a new catalog of a backup."),
-    "compact": _Place("backups", "compact", "Give free pages back."),
-    "journal": _Place("history", "journal", "List what was done, or forget the oldest of it."),
-    "gc": _Place("collecting", "gc", "Take away what nothing refers to, and bring it back."),
-    "hold": _Place("holding", "hold", "Protect records and blobs from being taken away."),
-    "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
-    "config": _Place("configuration", "config", "Show the configuration in force."),
+_FAMILIES: dict[str, dict[str, _Place]] = {
+    "Ask": {
+        "show": _Place("lookup", "show", "all about a document"),
+        "where": _Place("lookup", "where", "where its bytes lie"),
+        "have": _Place("lookup", "have", "is it there already"),
+        "why": _Place("reasons", "why", "who refers to a blob"),
+        "search": _Place("listing", "search", "documents by filters"),
+        "stats": _Place("listing", "stats", "the whole in figures"),
+        "dedup-report": _Place("duplicates", "dedup_report", "what is there twice"),
+    },
+    "Bring in, take out": {
+        "fetch": _Place("fetching", "fetch", "download and store"),
+        "add": _Place("adding", "add", "store local files"),
+        "import-manifest": _Place("importing", "import_manifest", "register what runs did"),
+        "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
+        "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
+    },
+    "Clean up": {
+        "gc": _Place("collecting", "gc", "what nothing refers to"),
+        "hold": _Place("holding", "hold", "what must stay"),
+    },
+    "Keep intact": {
+        "verify": _Place("verifying", "verify", "read and compare blobs"),
+        "audit": _Place("auditing", "audit", "check every row; repair"),
+        "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
+        "journal": _Place("history", "journal", "what was changed, why"),
+        "backup": _Place("backups", "backup", "copy the catalog in use"),
+        "restore": _Place("backups", "restore", "a catalog of a backup"),
+        "compact": _Place("backups", "compact", "give free pages back"),
+    },
+    "Set up": {
+        "roots": _Place("roots", "roots", "where blobs are stored"),
+        "config": _Place("configuration", "config", "settings in force"),
+        "completion": _Place("completing", "completion", "for bash, zsh, fish"),
+    },
 }
+"""The commands by what they are for; `--help` shows two on a line, so a summary has 23 characters at most."""
+
+_COMMANDS = {name: place for family in _FAMILIES.values() for name, place in family.items()}
+_NAME_WIDTHS = (15, 10)
+SUMMARY_CHARACTERS_MAX = 23
 
 
 class _LazyGroup(click.Group):
@@ -68,11 +84,32 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"kvcatalog.cli.{place.module}"), place.attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(error.message + hint, ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, place.summary) for name, place in _COMMANDS.items()])
+        formatter.write("\n")
+        for family, commands in _FAMILIES.items():
+            formatter.write(f"{family}:\n")
+            entries = list(commands.items())
+            for pair in zip(entries[::2], [*entries[1::2], None], strict=False):
+                cells = (
+                    f"{entry[0]:{width}}  {entry[1].summary:{SUMMARY_CHARACTERS_MAX}}"
+                    for width, entry in zip(_NAME_WIDTHS, pair, strict=True)
+                    if entry is not None
+                )
+                formatter.write(f"  {'  '.join(cells)}".rstrip() + "\n")
         with formatter.section("Exit status"):
-            formatter.write_dl([(str(int(status)), meaning) for status, meaning in MEANINGS.items()])
+            formatter.write_text("; ".join(f"{int(status)} {meaning}" for status, meaning in MEANINGS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -87,21 +124,39 @@ class _ReaderLeftError(Exception):
     """Who read the results has had enough; raised in place of BrokenPipeError, which click answers with status 1."""
 
 
+def _print_version(context: click.Context, _option: click.Parameter, is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from kvcatalog.kv import engine
+    from kvcatalog.schema import FORMAT_VERSION
+
+    click.echo(f"kvcatalog {__version__}, catalog format {FORMAT_VERSION}, LMDB {engine.version()}")
+    context.exit()
+
+
 @click.group(cls=_LazyGroup, context_settings=CONTEXT_SETTINGS)
-@click.option("-c", "--config", "config_path", metavar="FILE", help="Configuration file, YAML or TOML.")
-@click.option("--catalog", metavar="PATH_OR_URL", help="The catalog; wins over all other settings.")
-@click.option("--root", metavar="DIR_OR_S3_URI", help="Where blobs are stored; wins like --catalog.")
+@click.option("-c", "--config", "config_path", type=FILE_NAME, metavar="FILE", help="Configuration file, YAML or TOML.")
+@click.option("--catalog", type=FILE_NAME, metavar="PATH_OR_URL", help="The catalog; wins over all other settings.")
+@click.option("--root", type=FILE_NAME, metavar="DIR_OR_S3_URI", help="Where blobs are stored; wins like --catalog.")
 @click.option(
     "--format",
     "output_format",
     type=click.Choice(FORMATS),
     default="table",
-    help="How to print results; csv is exact, as the data has it.",
+    metavar="FORMAT",
+    help=FORMAT_HELP,
 )
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json, for errors too.")
 @click.option("-v", "--verbose", is_flag=True, help="More messages, and tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.version_option(__version__, package_name="kvcatalog", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version, of the engine too.",
+)
 @click.pass_context
 def group(
     context: click.Context,
@@ -114,7 +169,7 @@ def group(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Answer for every stored document: where it is, whether it is there twice, what refers to it.
+    """Answer for every stored document: where is it, is it intact, is it there twice.
 
     \b
     Example:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvcatalog.cli.command import Command
+from kvcatalog.cli.quantities import duration
 from kvcatalog.clock import from_micros, now_micros
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import parse_moment
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from kvcatalog.store.protocol import CatalogStore
 
 _COLUMNS = ("sequence", "at", "action", "document_id", "command", "reason", "changes")
-_AGE = re.compile(r"(\d{1,6})([hdw])")
-_HOURS = {"h": 1, "d": 24, "w": 168}
-
-
-def _age(context: click.Context, option: click.Parameter, value: str | None) -> timedelta | None:
-    if value is None:
-        return None
-    found = _AGE.fullmatch(value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is not an age such as 12h, 90d or 52w", context, option)
-    return timedelta(hours=int(found[1]) * _HOURS[found[2]])
 
 
 def _since(context: click.Context, option: click.Parameter, value: str | None) -> int | datetime | None:
@@ -53,7 +42,7 @@ def _since(context: click.Context, option: click.Parameter, value: str | None) -
     "--document", "document_id", type=click.IntRange(min=1), metavar="ID", help="Only what befell a document."
 )
 @click.option("--prune", is_flag=True, help="Forget the oldest entries; needs --older-than.")
-@click.option("--older-than", metavar="AGE", callback=_age, help="What is forgotten: 12h, 90d, 52w.")
+@click.option("--older-than", metavar="AGE", type=duration, help="What is forgotten: 12h, 90d, 52w.")
 @click.option("--dry-run/--apply", default=True, help="Count what would be forgotten, the default, or forget it.")
 @click.pass_obj
 def journal(

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 from msgspec.structs import asdict
 
-from kvcatalog.cli.command import Command
+from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.progress import import_progress
 from kvcatalog.cli.text import discard
@@ -39,15 +39,15 @@ def _zone(context: click.Context, option: click.Parameter, value: str) -> ZoneIn
 
 
 @click.command(cls=Command)
-@click.argument("manifests", nargs=-1, required=True, metavar="MANIFEST...")
+@click.argument("manifests", nargs=-1, required=True, type=FILE_NAME, metavar="MANIFEST...")
 @click.option("--compute-sha256", is_flag=True, help="Read files whose line states no digest, several at once.")
 @click.option("--dry-run", is_flag=True, help="Report what would be done, and do nothing.")
-@click.option("--base-dir", metavar="DIR", help="Where relative paths are looked up first.")
+@click.option("--base-dir", type=FILE_NAME, metavar="DIR", help="Where relative paths are looked up first.")
 @click.option("--require-files", is_flag=True, help="Leave out documents whose file is missing.")
 @click.option(
     "--timezone", metavar="ZONE", callback=_zone, default="UTC", show_default=True, help="Zone of times without one."
 )
-@click.option("--rejects", metavar="FILE", help="Keep lines that are not understood, in a new file.")
+@click.option("--rejects", type=FILE_NAME, metavar="FILE", help="Keep lines that are not understood, in a new file.")
 @click.option("--resolver-default", default="unknown", show_default=True, help="Resolver where a line has none.")
 @click.pass_obj
 def import_manifest(

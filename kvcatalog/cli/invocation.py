@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kvcatalog.cli.output import Format, Output
@@ -11,6 +12,8 @@ from kvcatalog.cli.text import visible
 from kvcatalog.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from kvcatalog.config import CatalogConfig, ContentDownloadConfig
     from kvcatalog.store.protocol import CatalogStore
 
@@ -32,6 +35,8 @@ class Invocation:
         self.verbosity = verbosity
         self._catalog = catalog
         self._root = root
+        self._file: Mapping[str, object] | None = None
+        self._sends = False
 
     @property
     def output(self) -> Output:
@@ -68,6 +73,31 @@ class Invocation:
         create = not read_only if create is None else create
         return open_catalog(target, read_only=read_only, create=create, command=command)
 
+    @contextmanager
+    def telemetry(self, name: str) -> Iterator[None]:
+        """Follow a command with a span, and send it and all figures where configuration and environment say.
+
+        What the environment alone asks for, which may be meant for other programs, keeps no command from its work.
+        """
+        from kvcatalog import __version__, telemetry
+
+        if self._sends:  # a command within a command
+            with telemetry.span(name):
+                yield
+            return
+        configured = self._telemetry_exporter()
+        with ExitStack() as stack:
+            try:
+                if exporters := telemetry.wanted_exporters(configured):
+                    stack.enter_context(telemetry.configure(exporters, version=__version__))
+                    stack.enter_context(telemetry.span(name))
+                    self._sends = True
+            except ConfigError as error:
+                if configured != "auto":
+                    raise
+                self.note(f"No telemetry is sent: {error}")
+            yield
+
     def catalog_path(self) -> str:
         """Return the folder of the catalog, for what works on its files; ConfigError where it has none."""
         target = self._target(path_suffices=True)
@@ -87,12 +117,26 @@ class Invocation:
             if self._catalog is not None and self.config_path is None:
                 return self._catalog
             if path_suffices and self.config_path is not None:
-                from kvcatalog.config_files import catalog_path, read_config_file
+                from kvcatalog.config_files import catalog_path
 
-                path = catalog_path(read_config_file(self.config_path))
+                path = catalog_path(self._read_file(self.config_path))
                 if path is not None:
                     return path if self._catalog is None else self._catalog
         return self.load_config().catalog
+
+    def _telemetry_exporter(self) -> str:
+        """Return which exporter is configured, without importing pydantic where nobody has a word on it."""
+        is_in_file = self.config_path is not None and "telemetry" in self._read_file(self.config_path)
+        if is_in_file or any(name.upper().startswith("KVCATALOG_TELEMETRY__") for name in os.environ):
+            return self.load_config().telemetry.exporter
+        return "auto"
+
+    def _read_file(self, path: str) -> Mapping[str, object]:
+        if self._file is None:
+            from kvcatalog.config_files import read_config_file
+
+            self._file = read_config_file(path)
+        return self._file
 
 
 def _storage(root: str) -> dict[str, Any]:

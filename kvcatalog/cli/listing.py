@@ -1,15 +1,13 @@
-"""Commands that list and count: search, stats, dedup-report."""
+"""Commands that list and count: search, stats."""
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import asdict
 
 from kvcatalog.cli.command import Command
-from kvcatalog.cli.text import size_text
 from kvcatalog.filters import parse_filter
 from kvcatalog.models import DocumentRecord
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from kvcatalog.store.protocol import CatalogStore, SortOrder
 
 _SEARCH_COLUMNS = ("id", "artifact_id", "resolver", "content_type", "bytes", "sha256", "created_at", "source_url")
-_DUPLICATE_COLUMNS = ("sha256", "bytes", "document_count", "variant_count", "duplicate_bytes")
 _PAGE = 1000
 
 
@@ -90,45 +87,6 @@ def stats(invocation: Invocation) -> None:
     row["by_resolver"] = _by_bytes("resolver", figures.by_resolver)
     row["by_content_type"] = _by_bytes("content_type", figures.by_content_type)
     invocation.output.item(row)
-
-
-@click.command(cls=Command)
-@click.option("--variants", is_flag=True, help="Count variants as well as documents.")
-@click.option("--min-count", type=click.IntRange(min=2), default=2, show_default=True, help="Copies at least.")
-@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Digests at most; 0: all.")
-@click.pass_obj
-def dedup_report(invocation: Invocation, *, variants: bool, min_count: int, limit: int) -> None:
-    """List the contents that several records carry, those with the most bytes in copies first.
-
-    `duplicate_bytes` is the size of all copies but one; copies that share a file (content-addressed storage, hard
-    links) take that room only once. `--format ids` prints the digests.
-
-    \b
-    Example:
-      kvcatalog dedup-report --min-count 3
-      kvcatalog --format csv dedup-report --variants --limit 0
-    """  # noqa: D301
-    groups = copies = size = 0
-
-    def rows(catalog: CatalogStore) -> Iterator[dict[str, Any]]:
-        nonlocal groups, copies, size
-        for group in catalog.find_duplicates(variants=variants):
-            count = group.document_count + (group.variant_count if variants else 0)
-            if count >= min_count:
-                groups += 1
-                copies += count - 1
-                size += group.bytes * (count - 1)
-                yield {**asdict(group), "duplicate_bytes": group.bytes * (count - 1)}
-
-    def weight(row: dict[str, Any]) -> tuple[int, str]:
-        return -row["duplicate_bytes"], row["sha256"]
-
-    with invocation.open_catalog() as catalog:
-        ordered = heapq.nsmallest(limit, rows(catalog), key=weight) if limit else sorted(rows(catalog), key=weight)
-        invocation.output.rows(ordered, _DUPLICATE_COLUMNS, identity="sha256")
-    digests = f"{groups} digest{'s' * (groups != 1)}"
-    extra = f"{copies} cop{'y' if copies == 1 else 'ies'}"
-    invocation.note(f"{digests}, {extra} beyond the first with {size_text(size)}")
 
 
 class _Pages:

@@ -6,13 +6,14 @@ import os
 import stat
 import sys
 from collections import deque
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import click
 from msgspec.structs import asdict
 
 from kvcatalog import values
-from kvcatalog.cli.blobs import blob_state
+from kvcatalog.cli.blobs import Glance
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.identify import KINDS, Kind, find
@@ -51,8 +52,9 @@ def show(invocation: Invocation, item: str, kind: Kind) -> None:
     """Show the records that ITEM names, with variants, twins, conflicts and sightings.
 
     ITEM is an id, a URL, an artifact id, or a digest or its first characters (4 or more); the first of these that is
-    there. `blob` tells whether a local file of the right size is in place, without reading it, `check` what `verify`
-    found last. Twins are other documents and variants with the same digest.
+    there. `blob` tells whether a local file of the right size is in place, without reading it (`unreachable`: its root
+    is not there or not ours), `check` what `verify` found last. Twins are other documents and variants of the same
+    digest.
 
     \b
     Example:
@@ -61,7 +63,9 @@ def show(invocation: Invocation, item: str, kind: Kind) -> None:
     """  # noqa: D301
     with invocation.open_catalog() as catalog:
         records = find(catalog, item, kind).records
-        invocation.output.details((_full_record(catalog, record) for record in records), _RECORD_COLUMNS)
+        with closing(Glance(catalog)) as glance:
+            rows = (_full_record(catalog, glance, record) for record in records)
+            invocation.output.details(rows, _RECORD_COLUMNS)
 
 
 @click.command(cls=Command)
@@ -72,7 +76,7 @@ def where(invocation: Invocation, item: str, kind: Kind) -> None:
     """Print where the bytes of the documents that ITEM names lie, and those of their variants.
 
     ITEM is an id, a URL, an artifact id, or a digest or its first characters (4 or more). For a digest these are the
-    places of that content only.
+    places of that content only. `blob` is as in `show`.
 
     \b
     Example:
@@ -80,7 +84,9 @@ def where(invocation: Invocation, item: str, kind: Kind) -> None:
       kvcatalog where 84695122 --format csv
     """  # noqa: D301
     with invocation.open_catalog() as catalog:
-        invocation.output.rows(_places(catalog, find(catalog, item, kind)), _WHERE_COLUMNS)
+        found = find(catalog, item, kind)
+        with closing(Glance(catalog)) as glance:
+            invocation.output.rows(_places(catalog, glance, found), _WHERE_COLUMNS)
 
 
 @click.command(cls=Command)
@@ -120,10 +126,10 @@ def have(invocation: Invocation, items: tuple[str, ...], kind: HaveKind) -> Exit
     return ExitStatus.FINDINGS if missing else ExitStatus.DONE
 
 
-def _full_record(catalog: CatalogStore, record: DocumentRecord) -> dict[str, Any]:
+def _full_record(catalog: CatalogStore, glance: Glance, record: DocumentRecord) -> dict[str, Any]:
     return {
         **asdict(record),
-        "blob": blob_state(record.storage_uri, record.bytes),
+        "blob": glance.state(record.storage_uri, record.bytes),
         **_last_check(catalog, record.storage_uri),
         "variants": [
             {
@@ -134,7 +140,7 @@ def _full_record(catalog: CatalogStore, record: DocumentRecord) -> dict[str, Any
                 "sha256": variant.sha256,
                 "storage_uri": variant.storage_uri,
                 "created_at": variant.created_at,
-                "blob": blob_state(variant.storage_uri, variant.bytes),
+                "blob": glance.state(variant.storage_uri, variant.bytes),
                 **_last_check(catalog, variant.storage_uri),
             }
             for variant in catalog.get_variants(record.id)
@@ -174,7 +180,7 @@ def _twins(catalog: CatalogStore, record: DocumentRecord) -> Iterator[dict[str, 
         }
 
 
-def _places(catalog: CatalogStore, found: Found) -> Iterator[dict[str, Any]]:
+def _places(catalog: CatalogStore, glance: Glance, found: Found) -> Iterator[dict[str, Any]]:
     for record in found.records:
         blobs: tuple[DocumentRecord | VariantRecord, ...] = (record, *catalog.get_variants(record.id))
         for blob in blobs:
@@ -185,7 +191,7 @@ def _places(catalog: CatalogStore, found: Found) -> Iterator[dict[str, Any]]:
                     "variant": blob.variant if isinstance(blob, VariantRecord) else None,
                     "bytes": blob.bytes,
                     "sha256": blob.sha256,
-                    "blob": blob_state(blob.storage_uri, blob.bytes),
+                    "blob": glance.state(blob.storage_uri, blob.bytes),
                 }
 
 

@@ -2,7 +2,7 @@
 
 A command gives rows, which map names to values. JSON holds whole rows; tables and CSV hold the columns that the command
 names. Text in tables is always made visible. CSV is exact in pipes and files and made visible on a terminal; JSON is
-ASCII. Sizes are readable on a terminal and exact everywhere else.
+ASCII. Sizes and times are readable on a terminal and exact everywhere else.
 """
 
 from __future__ import annotations
@@ -182,13 +182,20 @@ class Output:
             return "-"
         if isinstance(value, bool):
             return "yes" if value else "no"
-        if self._terminal and isinstance(value, int) and column.endswith("bytes"):
-            return size_text(value)
-        if self._terminal and column == "sha256":
-            return str(value)[:_SHORT_DIGEST]
+        if self._terminal and (readable := _readable(column, value)):
+            return readable
         if isinstance(value, (list, tuple)):
             return ", ".join(self._cell(column, item) for item in value) or "-"
         return visible(_csv_cell(value))
+
+
+def _readable(column: str, value: object) -> str | None:
+    """Return a size, a time or a digest as people like to read it, None for all else."""
+    if isinstance(value, int) and column.endswith("bytes"):
+        return size_text(value)
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%SZ")
+    return str(value)[:_SHORT_DIGEST] if column == "sha256" else None
 
 
 def _is_nested(value: object) -> bool:

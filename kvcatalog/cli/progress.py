@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator
 
+    from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
+
     from kvcatalog.cli.invocation import Invocation
     from kvcatalog.migrate import Progress
     from kvcatalog.verify import VerifyRun
@@ -20,22 +23,20 @@ if TYPE_CHECKING:
 @contextmanager
 def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progress], None]]:
     """Show a line that follows an import while the context lasts; yields a function that takes how far it is."""
-    if not is_wanted or not sys.stderr.isatty():
+    if not is_watched(is_wanted=is_wanted):
         yield lambda _: None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.DownloadColumn(),
         progress.TextColumn("{task.fields[lines]} lines{task.fields[hashed]}", markup=False),
+        progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    # The program's own standard error lets no control sequence pass.
-    console = Console(file=sys.__stderr__)
-    with progress.Progress(*columns, console=console, transient=True) as bar:
+    with _bar(columns) as bar:
         task = bar.add_task(visible(label), total=None, lines=0, hashed="")
 
         def follow(reached: Progress) -> None:
@@ -55,26 +56,57 @@ def import_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[Progre
 def step_progress(*, is_wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show a line that follows steps of some work; yields a function that takes what is done, and how much of how much.
 
-    Where results are written while the context lasts, they stay on standard output.
+    A new name of what is done begins anew, so that rate and remaining time are its own.
     """
-    if not is_wanted or not sys.stderr.isatty():
+    if not is_watched(is_wanted=is_wanted):
         yield lambda _what, _done, _total: None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
-        progress.TaskProgressColumn(),
+        progress.TaskProgressColumn(show_speed=True),
         progress.TimeRemainingColumn(),
     )
-    console = Console(file=sys.__stderr__)
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    with _bar(columns) as bar:
         task = bar.add_task("", total=None)
+        before = ""
 
         def follow(what: str, done: int, total: int) -> None:
-            bar.update(task, description=visible(what), completed=done, total=total)
+            nonlocal before
+            if what != before:
+                bar.reset(task, description=visible(what))
+                before = what
+            bar.update(task, completed=done, total=total)
+
+        yield follow
+
+
+@contextmanager
+def amount_progress(text: str, *names: str, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
+    """Show a line that follows work whose end nobody knows, with its bytes and their rate.
+
+    `text` holds the names in braces. Yields a function that takes the counts so far, those of `bytes` among them.
+    """
+    if not is_watched(is_wanted=is_wanted):
+        yield lambda _: None
+        return
+    from rich import progress
+
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    with _bar(columns) as bar:
+        task = bar.add_task("", total=None)
+
+        def follow(counts: Counter[str]) -> None:
+            description = text.format_map({name: counts[name] for name in names})
+            bar.update(task, completed=counts["bytes"], description=description)
 
         yield follow
 
@@ -82,20 +114,18 @@ def step_progress(*, is_wanted: bool) -> Iterator[Callable[[str, int, int], None
 @contextmanager
 def gc_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
     """Show a line that follows a search for orphans while the context lasts; yields what takes the counts so far."""
-    if not is_wanted or not sys.stderr.isatty():
+    if not is_watched(is_wanted=is_wanted):
         yield lambda _: None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.SpinnerColumn(),
         progress.TextColumn("{task.completed} blobs seen, {task.fields[orphans]} orphans", markup=False),
+        progress.TaskProgressColumn(show_speed=True),
         progress.TimeElapsedColumn(),
     )
-    console = Console(file=sys.__stderr__)
-    # Results go to standard output meanwhile, and must stay there.
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    with _bar(columns) as bar:
         task = bar.add_task("", total=None, orphans=0)
 
         def follow(counts: Counter[str]) -> None:
@@ -105,44 +135,31 @@ def gc_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
 
 
 @contextmanager
-def fetch_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show a line that follows downloads while the context lasts; yields a function that takes the counts so far."""
-    if not is_wanted or not sys.stderr.isatty():
-        yield lambda _: None
+def count_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[int, int | None], object]]:
+    """Show a line that counts while the context lasts; yields a function that takes a count and the total, if known."""
+    if not is_watched(is_wanted=is_wanted):
+        yield lambda _count, _total: None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
-        progress.SpinnerColumn(),
-        progress.TextColumn(
-            "{task.fields[success]} stored, {task.fields[skip]} passed over, {task.fields[error]} failed", markup=False
-        ),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeElapsedColumn(),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed} {task.description}", markup=False),
+        progress.TaskProgressColumn(show_speed=True),
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
-    console = Console(file=sys.__stderr__)
-    # Results go to standard output meanwhile, and must stay there.
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=None, success=0, skip=0, error=0)
-
-        def follow(counts: Counter[str]) -> None:
-            bar.update(
-                task, completed=counts["bytes"], success=counts["success"], skip=counts["skip"], error=counts["error"]
-            )
-
-        yield follow
+    with _bar(columns) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda count, total: bar.update(task, completed=count, total=total)
 
 
 @contextmanager
 def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator[Callable[[VerifyRun], None] | None]:
     """Show a line that follows checks while the context lasts; yields None where nobody would see it."""
-    if invocation.verbosity < 0 or not sys.stderr.isatty():
+    if not is_watched(is_wanted=invocation.verbosity >= 0):
         yield None
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.fields[checked]} checked, {task.fields[found]} found", markup=False),
@@ -151,9 +168,7 @@ def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    console = Console(file=sys.__stderr__)
-    # Results go to standard output meanwhile, and must stay there.
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    with _bar(columns) as bar:
         task = bar.add_task("", total=bytes_total, checked=0, found=0)
 
         def follow(run: VerifyRun) -> None:
@@ -163,21 +178,18 @@ def verify_progress(bytes_total: int | None, invocation: Invocation) -> Iterator
         yield follow
 
 
-@contextmanager
-def count_progress(label: str, *, is_wanted: bool) -> Iterator[Callable[[int, int | None], object]]:
-    """Show a line that counts while the context lasts; yields a function that takes a count and the total, if known."""
-    if not is_wanted or not sys.stderr.isatty():
-        yield lambda _count, _total: None
-        return
-    from rich import progress
-    from rich.console import Console
+def is_watched(*, is_wanted: bool) -> bool:
+    """Tell whether progress would be seen by a person who has not asked for quiet."""
+    return is_wanted and sys.stderr.isatty()
 
-    columns = (
-        progress.BarColumn(),
-        progress.TextColumn("{task.completed} {task.description}", markup=False),
-        progress.TimeElapsedColumn(),
-    )
-    console = Console(file=sys.__stderr__)
-    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda count, total: bar.update(task, completed=count, total=total)
+
+def _bar(columns: tuple[ProgressColumn, ...]) -> Bar:
+    """Return a line on the terminal that is gone at the end.
+
+    The program's own standard error lets no control sequence pass. Results go to standard output meanwhile, and must
+    stay there.
+    """
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    return Bar(*columns, console=Console(file=sys.__stderr__), transient=True, redirect_stdout=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,8 +10,8 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from kvcatalog import uris, values
-from kvcatalog.cli.blobs import blob_state
-from kvcatalog.cli.command import Command
+from kvcatalog.cli.blobs import Glance
+from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.identify import find
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.holds import Holds
@@ -42,7 +43,7 @@ class _Subject(Struct, frozen=True):
 
 
 @click.command(cls=Command)
-@click.argument("item", metavar="PATH|ID|DIGEST")
+@click.argument("item", type=FILE_NAME, metavar="PATH|ID|DIGEST")
 @click.pass_obj
 def why(invocation: Invocation, item: str) -> None:
     """Tell who refers to a blob, what would break without it, and what happened to it.
@@ -57,8 +58,8 @@ def why(invocation: Invocation, item: str) -> None:
       kvcatalog why data/docs/a.pdf
       kvcatalog --json why 84695122
     """  # noqa: D301
-    with invocation.open_catalog() as catalog:
-        answer = _answer(catalog, item, _subject(catalog, item))
+    with invocation.open_catalog() as catalog, closing(Glance(catalog)) as glance:
+        answer = _answer(catalog, item, _subject(catalog, item), glance)
     invocation.output.details((answer,), ("item", "without_it"), identity=None)
 
 
@@ -76,7 +77,7 @@ def _subject(catalog: CatalogStore, item: str) -> _Subject:
     return _Subject(locations, frozenset(record.id for record in found.records))
 
 
-def _answer(catalog: CatalogStore, item: str, subject: _Subject) -> dict[str, Any]:
+def _answer(catalog: CatalogStore, item: str, subject: _Subject, glance: Glance) -> dict[str, Any]:
     references = sorted(_references(catalog, subject.locations), key=lambda each: (each.storage_uri, each.document_id))
     digests = {each.sha256 for each in references if each.sha256 is not None}
     copies = [
@@ -96,7 +97,7 @@ def _answer(catalog: CatalogStore, item: str, subject: _Subject) -> dict[str, An
         "references": [asdict(each) for each in references],
         "copies": [asdict(each) for each in copies],
         "held_by": held_by,
-        "trash": _trash(journal, subject),
+        "trash": _trash(journal, subject, glance),
         "condemned": condemned,
         "journal": [_entry(entry) for entry in journal],
     }
@@ -146,14 +147,14 @@ def _holds(catalog: CatalogStore, subject: _Subject, references: list[_Reference
     return [asdict(found[number]) | {"filters": " ".join(found[number].filters)} for number in sorted(found)]
 
 
-def _trash(journal: list[JournalEntry], subject: _Subject) -> list[dict[str, Any]]:
+def _trash(journal: list[JournalEntry], subject: _Subject, glance: Glance) -> list[dict[str, Any]]:
     """Return what was taken to the trash from the places and has not come back; a look at local files tells more."""
     there: dict[str, dict[str, Any]] = {}
     for entry in journal:
         before, after = entry.changes.get("storage_uri", (None, None))
         if entry.action == "trash" and before in subject.locations:
             size = entry.changes["bytes"][0]
-            state = blob_state(str(after), size if isinstance(size, int) else 0)
+            state = glance.state(str(after), size if isinstance(size, int) else 0)
             there[str(after)] = {"storage_uri": after, "at": entry.at, "reason": entry.reason, "state": state}
         elif entry.action == "restore":
             there.pop(str(before), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from msgspec.structs import asdict
 
-from kvcatalog.cli.command import CONTEXT_SETTINGS, Command
+from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.progress import count_progress
 from kvcatalog.export_sql import ExportReport, Progress, export_to_postgres
@@ -28,7 +28,13 @@ _IMPORT_COLUMNS = tuple(name for name in SqlImportReport.__struct_fields__ if na
 
 @click.command(context_settings=CONTEXT_SETTINGS)
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="What to write.  [default: sqlite]")
-@click.option("-o", "--output", metavar="FILE", help="Where to; - for standard output, where text goes by default.")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE_NAME,
+    metavar="FILE",
+    help="Where to; - for standard output, where text goes by default.",
+)
 @click.option("--dsn", metavar="DSN", help="Write into this PostgreSQL server: postgresql://host/database, service=….")
 @click.option(
     "--filter", "filters", multiple=True, metavar="FILTER", help="Only what passes; as in search, repeatable."

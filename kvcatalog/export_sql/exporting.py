@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from kvcatalog import sqlite_files, values
+from kvcatalog import sqlite_files, telemetry, values
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.export_sql import plain
 from kvcatalog.export_sql.output import new_file, translated
@@ -58,7 +58,7 @@ def export_sql(
     values.choice("table", table, tuple(tables()))
     if since is not None and format in {"csv", "jsonl"}:
         raise InvalidValueError("since", f"{format} has no form for what was changed or removed")
-    with ExitStack() as stack:
+    with telemetry.span("kvcatalog.export"), ExitStack() as stack:
         run = _Run(stack.enter_context(catalog.snapshot()), catalog, where, since, progress)
         if format == "sqlite":
             if not isinstance(output, str | os.PathLike):
@@ -95,7 +95,7 @@ def export_to_postgres(
     """
     from kvcatalog.export_sql.postgres_server import connected
 
-    with catalog.snapshot() as snapshot, connected(dsn) as server:
+    with telemetry.span("kvcatalog.export"), catalog.snapshot() as snapshot, connected(dsn) as server:
         run = _Run(snapshot, catalog, where, since, progress)
         target = Postgres(server)
         if run.since is not None:

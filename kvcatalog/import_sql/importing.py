@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
+from kvcatalog import telemetry
 from kvcatalog.errors import InvalidValueError, SqlSourceError
 from kvcatalog.import_sql import rows, sources
 from kvcatalog.import_sql.report import SqlImportReport, Tally
@@ -60,7 +61,7 @@ def import_sql(
     raises.
     """
     path, tally = os.fspath(source), Tally()
-    with sources.opened(path, tally) as opened:
+    with telemetry.span("kvcatalog.import_sql"), sources.opened(path, tally) as opened:
         keeps = _continues(catalog, opened)
         if keeps:
             _Restoring(catalog, opened, tally, progress).run()

@@ -166,6 +166,8 @@ def translate(error: lmdb.Error, path: StrPath) -> CatalogError:
     text = said if said.startswith(f"{path}:") else f"{path}: {said}"
     if code(error) == errno.EIO and _is_full(path):
         return StorageFullError(f"{path}: no space left on the disk")  # the engine calls a write that came up short so
+    if code(error) == errno.EAGAIN:
+        return _process_id_taken(path)
     by_code = _BY_CODE.get(code(error))
     if by_code is not None:
         return by_code(text)
@@ -175,6 +177,14 @@ def translate(error: lmdb.Error, path: StrPath) -> CatalogError:
     if isinstance(error, _DAMAGED):
         return DatabaseDamagedError(f"{path}: the database file is damaged: {error}")
     return StorageFailedError(text) if code(error) > 0 else CatalogUnavailableError(text)
+
+
+def _process_id_taken(path: StrPath) -> CatalogError:
+    """Return the error for a lock by which others see that this process lives, and which another one has."""
+    return CatalogUnavailableError(
+        f"{path}: a process in another container has the id {os.getpid()} as well; run both in one process namespace,"
+        " or give each container a catalog of its own"
+    )
 
 
 def _is_full(path: StrPath) -> bool:
@@ -187,5 +197,7 @@ def _is_full(path: StrPath) -> bool:
 
 def translate_os_error(error: OSError, path: StrPath) -> CatalogError:
     """Return the error of ours that stands for one of the operating system's on a file of the environment."""
+    if error.errno == errno.EAGAIN:
+        return _process_id_taken(path)
     kind = _BY_CODE.get(error.errno or 0, CatalogUnavailableError)
     return kind(f"{path}: {error.strerror or error}")

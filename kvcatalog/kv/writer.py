@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, cast
 
 from kvcatalog.errors import CatalogClosedError, CatalogError, OutcomeUnknownError
@@ -60,7 +60,7 @@ class Writer:
     """The door of one process.
 
     `token_table` and `before_commit` are those of Commits; `after_commit` is told how many calls a transaction has
-    answered.
+    answered. `around_batch` gives a context for the work on a batch of so many calls.
     """
 
     def __init__(
@@ -69,10 +69,12 @@ class Writer:
         token_table: Table,
         before_commit: Operation[None],
         after_commit: Callable[[int], None] = lambda _calls: None,
+        around_batch: Callable[[int], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._environment = environment
         self._commits = Commits(environment, token_table, before_commit)
         self._after_commit = after_commit
+        self._around_batch = around_batch
         self._closed = False
         self.forked()
         environment.fork_hooks.add(self)
@@ -298,7 +300,8 @@ class Writer:
         # One step of the interpreter, so nobody appends meanwhile; an iterator made before it might see that.
         self._begun = list(self._waiting)[:BATCH_CALLS_MAX]
         try:
-            self._answer([call for call in self._begun if call.begin()])
+            with self._around_batch(len(self._begun)):
+                self._answer([call for call in self._begun if call.begin()])
         except BaseException as error:
             if not isinstance(error, Exception) and threading.current_thread() is not self._server:
                 raise

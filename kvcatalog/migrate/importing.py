@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import Struct, structs
 
-from kvcatalog import clock, values
+from kvcatalog import clock, telemetry, values
 from kvcatalog.migrate import lines
 from kvcatalog.migrate.attempts import Attempts
 from kvcatalog.migrate.batch import Batch, Entry
@@ -76,6 +76,7 @@ def import_manifest(
     tally = Tally()
     watch = _Watch(tally, progress, _bytes_total(found.runs))
     with ExitStack() as stack:
+        stack.enter_context(telemetry.span("kvcatalog.import_manifest"))
         target = stack.enter_context(rehearsal(catalog)) if dry_run else catalog
         if compute_sha256:
             watch.hashing = stack.enter_context(closing(Hashing(watch.tell)))

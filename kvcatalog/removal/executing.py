@@ -81,6 +81,7 @@ class Collection:
     def __enter__(self) -> Self:
         self._started = perf_counter()
         with ExitStack() as stack:
+            stack.enter_context(telemetry.detached_span("kvcatalog.gc"))
             stack.enter_context(self.catalog.lease(GC_LEASE))
             self.roots = stack.enter_context(open_roots(self.catalog, self._config, only=self._only))
             stack.callback(self._forget)

@@ -144,7 +144,9 @@ class LmdbCatalog(LmdbUpkeep):
         values.positive("batch_size", batch_size)
         waiting = iter(requests)
         while batch := list(islice(waiting, batch_size)):
-            yield from self._refer(self._inside(_registering_all(batch)))
+            with telemetry.span("kvcatalog.register_many", records=len(batch)):
+                results = self._refer(self._inside(_registering_all(batch)))
+            yield from results
 
     def restore(self, entries: Iterable[Restorable], *, batch_size: int = 10_000) -> Iterator[Restored]:
         """See CatalogStore."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Self, TypeVar
 
 from kvcatalog import telemetry, values
@@ -47,7 +47,7 @@ class LmdbWriting(LmdbReader):
         self._read_only = read_only
         self._clock = clock
         self._command = command
-        self._writer = Writer(environment, COUNTERS, write_tally, telemetry.batch_committed)
+        self._writer = Writer(environment, COUNTERS, write_tally, telemetry.batch_committed, _followed)
 
     def close(self) -> None:
         """See CatalogStore."""
@@ -122,6 +122,10 @@ class LmdbWriting(LmdbReader):
     def _check_writable(self) -> None:
         if self._read_only:
             raise StoragePermissionError(f"{self._environment.path} was opened for reading only")
+
+
+def _followed(calls: int) -> AbstractContextManager[object]:
+    return telemetry.span("kvcatalog.commit", calls=calls)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from kvcatalog import values
+from kvcatalog import telemetry, values
 from kvcatalog.clock import Clock, from_micros, now_micros
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.fixity import Places, check_of, verified
@@ -107,6 +107,12 @@ class VerifyRun:
         self._remembered = monotonic()
 
     def __iter__(self) -> Iterator[Verification]:
+        with telemetry.detached_span("kvcatalog.verify") as span:
+            yield from self._results()
+            if span is not None:
+                span.set_attributes({"blobs": self.counts.total(), "bytes": self.bytes_read})
+
+    def _results(self) -> Iterator[Verification]:
         waiting: set[Future[list[Verification]]] = set()
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="verify")
         try:

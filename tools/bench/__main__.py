@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.bench import asking, bulk, collecting, durable, exporting, growth, importing, verifying
+from tools.bench import asking, bulk, collecting, durable, exporting, growth, importing, measuring, verifying
 from tools.bench.parts import Bench, Row, machine, scratch, table
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     **{load.row: partial(durable.measure, load=load) for load in durable.LOADS},
     "futures": durable.measure_futures,
+    "telemetry": measuring.measure,
     "bulk": bulk.measure,
     "importing": importing.measure,
     "lookups": asking.measure_lookups,

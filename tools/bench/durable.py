@@ -65,7 +65,7 @@ def base(bench: Bench) -> Path:
         known = range(bench.base_records)
         in_child(contestants.fill_catalog, folder, known)
         in_child(contestants.fill_sqlite, folder, known)
-        in_child(_record, folder, _new(bench))
+        in_child(_record, folder, new(bench))
     return folder
 
 
@@ -74,11 +74,11 @@ def measure(bench: Bench, load: Load) -> list[Row]:
     source = base(bench)
     ours, sqlite, raw, sizes = [], [], [], []
     for _ in range(bench.repeats):
-        rate, size = _copied(bench, _catalog_rate, source, _new(bench), load)
+        rate, size = copied(bench, _catalog_rate, source, new(bench), load)
         ours.append(rate)
         sizes.append(size)
-        raw.append(_copied(bench, _raw_rate, source, source / "puts", size))
-        sqlite.append(_copied(bench, _sqlite_rate, source, _new(bench), load))
+        raw.append(copied(bench, _raw_rate, source, source / "puts", size))
+        sqlite.append(copied(bench, _sqlite_rate, source, new(bench), load))
     name = "raw" if load.threads == 1 else "raw, same batches"
     extra = {"mean batch": sizes}
     return [
@@ -92,15 +92,15 @@ def measure_futures(bench: Bench) -> list[Row]:
     source = base(bench)
     ours, sqlite = [], []
     for _ in range(bench.repeats):
-        rate = _copied(bench, _futures_rate, source, _new(bench))
+        rate = copied(bench, _futures_rate, source, new(bench))
         if rate is None:
             return []
         ours.append(rate)
-        sqlite.append(_copied(bench, _sqlite_rate, source, _new(bench), LOADS[0]))
+        sqlite.append(copied(bench, _sqlite_rate, source, new(bench), LOADS[0]))
     return [Row("durable registrations, one producer with futures", "records/s", ours, "sqlite", sqlite, at_least=8)]
 
 
-def _new(bench: Bench) -> range:
+def new(bench: Bench) -> range:
     return range(bench.base_records, bench.base_records + bench.operations)
 
 
@@ -111,7 +111,7 @@ def _record(folder: Path, positions: range) -> None:
     (folder / "puts").write_bytes(pickle.dumps([[tuple(put) for put in record] for record in puts]))
 
 
-def _copied(bench: Bench, part: Callable[..., Any], source: Path, *arguments: object) -> Any:  # noqa: ANN401
+def copied(bench: Bench, part: Callable[..., Any], source: Path, *arguments: object) -> Any:  # noqa: ANN401
     """Run a part in a child process on a copy of the stores."""
     with scratch(bench.folder) as folder:
         shutil.copytree(source / "catalog", folder / "catalog")
@@ -142,7 +142,7 @@ def _futures_rate(folder: Path, positions: range) -> float | None:
         register_async = getattr(catalog, "register_async", None)
         if register_async is None:
             return None
-        calls = [_fields(position) for position in positions]
+        calls = [fields_at(position) for position in positions]
         started = time.perf_counter()
         for future in [register_async(**fields) for fields in calls]:
             future.result()
@@ -182,22 +182,22 @@ def _share_in_process(
 
 
 def _catalog_share(folder: Path, positions: range, threads: int, barrier: ProcessBarrier | None) -> Timed:
-    calls = [_fields(position) for position in positions]
+    calls = [fields_at(position) for position in positions]
     with BatchSizes() as sizes, catalog_at(folder) as catalog:
         sizes.start_again()
-        start, end = _hammer(lambda fields: catalog.register(**fields), calls, threads, barrier)
+        start, end = hammer(lambda fields: catalog.register(**fields), calls, threads, barrier)
         return Timed(start, end, sizes.calls, sizes.commits)
 
 
 def _sqlite_share(folder: Path, positions: range, threads: int, barrier: ProcessBarrier | None) -> Timed:
     rows = [row_at(position) for position in positions]
     store = Sqlite(folder)
-    start, end = _hammer(store.register, rows, threads, barrier)
+    start, end = hammer(store.register, rows, threads, barrier)
     store.close()
     return Timed(start, end, len(rows), len(rows))
 
 
-def _hammer(
+def hammer(
     register: Callable[[Any], object], calls: list[Any], threads: int, barrier: ProcessBarrier | None
 ) -> tuple[float, float]:
     """Make the calls from some threads and return when that began and ended, by the clock that all processes share."""
@@ -220,6 +220,6 @@ def _hammer(
     return start, time.monotonic()
 
 
-def _fields(position: int) -> dict[str, Any]:
+def fields_at(position: int) -> dict[str, Any]:
     request = request_at(position)
     return {name: getattr(request, name) for name in _FIELDS}
