@@ -99,7 +99,6 @@ def test_nothing_is_lost_by_any_fault(harness: str) -> None:
 @pytest.mark.parametrize(
     ("harness", "mistake", "finding"),
     [
-        ("kills", "condemned-not-checked", "nothing lies at"),
         ("kills", "index-row-dropped", "audit: index: variants_by_sha256 lacks a row"),
         ("replay", "file-not-flushed", "cannot be read|other bytes|nothing lies at"),
         ("replay", "folder-not-flushed", "None is there"),
