@@ -146,14 +146,16 @@ class LocalFile:
     def sha256(self) -> str:
         """Return the digest in lowercase hex: the one that is known, or else from reading the bytes once."""
         if self.known_sha256 is None:
-            with self.reader() as stream:
-                self.known_sha256, self.known_size = sha256_stream(stream)
+            self.known_sha256, self.known_size = self._read()
         return self.known_sha256
 
     def read_sha256(self) -> str:
         """Return the digest of the bytes as they are now."""
-        with self.reader() as stream:
-            return sha256_stream(stream)[0]
+        return self._read()[0]
+
+    def _read(self) -> tuple[str, int]:
+        with translated(self.path or "an open file"), self.reader() as stream:
+            return sha256_stream(stream)
 
     def reader(self) -> BinaryIO:
         """Open the bytes anew, with a position of its own."""

@@ -16,6 +16,13 @@ def flush_folder(folder: StrPath) -> None:
         os.close(descriptor)
 
 
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Write all of some bytes: where room runs out on the way, the first write only says that it was less; OSError."""
+    written = 0
+    while written < len(data):
+        written += os.write(descriptor, data[written:])
+
+
 def make_folders(folder: StrPath) -> None:
     """Make a folder and those above it that are missing, each flushed into the one above; OSError."""
     if not os.path.isdir(folder):

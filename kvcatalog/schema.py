@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from kvcatalog.errors import CorruptRecordError
 from kvcatalog.kv import keys
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.table import Index, Table
@@ -250,7 +251,9 @@ def id_key(number: int) -> bytes:
 
 
 def id_of(key: bytes) -> int:
-    """Return the id of its key."""
+    """Return the id of its key; CorruptRecordError for what is too long for one, as a damaged page may give it."""
+    if len(key) > ID_BYTES:
+        raise CorruptRecordError(f"{key.hex()} stands where an id should be")
     return keys.from_unsigned(key)
 
 

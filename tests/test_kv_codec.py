@@ -53,6 +53,12 @@ def test_a_value_under_another_key_is_found(key: bytes, other: bytes, row: Row) 
             CODEC.decode(other, CODEC.encode(key, row))
 
 
+@given(KEYS, ROWS)
+def test_a_row_of_another_kind_is_found(key: bytes, row: Row) -> None:
+    with pytest.raises(CorruptRecordError):
+        CODEC.decode(key, Codec(Row, "other row").encode(key, row))
+
+
 @pytest.mark.parametrize("layout", [0, 2, 255])
 def test_a_sound_value_in_another_layout_is_not_understood(layout: int) -> None:
     value = Codec(Row, "row", layout=layout).encode(b"key", Row("a"))

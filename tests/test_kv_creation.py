@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -202,6 +203,15 @@ def test_killed_at_any_step_it_leaves_none_or_a_whole_one(folder: Path, moment: 
             untouched(path, [path.name])
         running.clear()
     assert 0 < whole < steps
+
+
+def test_a_flush_that_fails_is_told_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, "the disk says no")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(CatalogUnavailableError, match="the disk says no"):
+        create_environment(folder / "in" / "new folders", TABLES, ())
 
 
 def test_leftovers_of_other_catalogs_are_none_of_ours(folder: Path) -> None:

@@ -158,6 +158,20 @@ def overwrite(catalog: LmdbCatalog, table: Table, key: bytes, value: bytes, *, o
         transaction.put(table, key, value)
 
 
+def test_a_row_of_another_table_is_refused(catalog: LmdbCatalog) -> None:
+    with catalog._environment.read() as transaction:
+        document = transaction.get(schema.DOCUMENTS, schema.id_key(1)) or b""
+    overwrite(catalog, schema.ROOTS, schema.id_key(1), document)
+    with pytest.raises(CorruptRecordError, match="root"):
+        catalog.roots()
+
+
+def test_what_is_too_long_for_an_id_is_refused() -> None:
+    assert schema.id_of(schema.id_key(7)) == 7
+    with pytest.raises(CorruptRecordError):
+        schema.id_of(bytes(9))
+
+
 def test_a_full_disk_is_called_one_and_what_was_stored_stays(small_disk: Path) -> None:
     with open_catalog(small_disk / "catalog") as catalog:
         stored = 0

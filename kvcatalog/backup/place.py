@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from kvcatalog.durable import flush_folder, make_folders
+from kvcatalog.durable import flush_folder, make_folders, write_whole
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.kv.engine import translate_os_error
 
@@ -69,14 +69,7 @@ def flushed_file(path: str) -> Iterator[Callable[[bytes], None]]:
     """Yield what writes all of its bytes to a new file, which is flushed when the context ends well."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
     try:
-
-        def write(content: bytes) -> None:
-            # Where room runs out on the way, the first write only says that it was less.
-            written = 0
-            while written < len(content):
-                written += os.write(descriptor, content[written:])
-
-        yield write
+        yield lambda content: write_whole(descriptor, content)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -51,9 +51,11 @@ class NewFile:
 
     def close(self) -> None:
         """Give up what was not published."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.part)
-        os.close(self._descriptor)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(self.part)
+        finally:
+            os.close(self._descriptor)
 
     def _link(self) -> None:
         try:

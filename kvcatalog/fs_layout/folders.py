@@ -114,9 +114,11 @@ class RootFolder:
             try:
                 yield folder, name, descriptor
             finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=folder)
-                os.close(descriptor)
+                try:
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=folder)
+                finally:
+                    os.close(descriptor)
 
     def nameless(self) -> int:
         """Open a new file below the root that has no name, so that nothing is left of it when the process is killed."""

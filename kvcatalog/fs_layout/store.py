@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from kvcatalog import layout, uris
 from kvcatalog.blobs import BlobStat, LocalFile, Marker, MoveOutcome, Publication, translated
+from kvcatalog.durable import write_whole
 from kvcatalog.errors import BlobNotFoundError, InvalidValueError, RootUnreachableError, UnsafePathError
 from kvcatalog.fs_layout import batches, placing, walking
 from kvcatalog.fs_layout.folders import (
@@ -68,7 +69,7 @@ class FileBlobStore:
         except FileNotFoundError:
             return None
         try:
-            with self.open(layout.MARKER_PATH) as stream:
+            with self.open(layout.MARKER_PATH) as stream, translated(self.root):
                 data = stream.read(_MARKER_BYTES_MAX)
         except BlobNotFoundError:
             return None
@@ -87,7 +88,7 @@ class FileBlobStore:
         text = json.dumps({"format": 1, **facts}, indent=1) + "\n"
         with self._root.folder_of(layout.MARKER_PATH, create=True) as (folder, name):
             with self._root.staged_name() as (staging, staged, descriptor):
-                os.write(descriptor, text.encode())
+                write_whole(descriptor, text.encode())
                 os.fsync(descriptor)
                 if replace:
                     os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=folder)

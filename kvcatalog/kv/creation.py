@@ -33,7 +33,7 @@ def create_environment(
         make_folders(path.parent)
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise engine.translate_os_error(error, Path(error.filename)) from error
+        raise engine.translate_os_error(error, error.filename or path.parent) from error
     try:
         fcntl.flock(parent, fcntl.LOCK_EX)  # one creation at a time, so whatever lies there half made is nobody's
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}{_SUFFIX}"):

@@ -8,6 +8,7 @@ import stat
 import struct
 from typing import NamedTuple
 
+from kvcatalog.durable import write_whole
 from kvcatalog.errors import (
     CatalogUnavailableError,
     DatabaseDamagedError,
@@ -126,7 +127,7 @@ def _create_lock_file(folder: engine.StrPath, path: str) -> None:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
         try:
             _give_to_owner_of_data(folder, descriptor)
-            _write_whole(descriptor, bytes(_LOCK_HEADER_BYTES + _READER_SLOT_BYTES * engine.READERS_MAX))
+            write_whole(descriptor, bytes(_LOCK_HEADER_BYTES + _READER_SLOT_BYTES * engine.READERS_MAX))
             os.fsync(descriptor)
             os.link(temporary, path)
         except FileExistsError:
@@ -136,13 +137,6 @@ def _create_lock_file(folder: engine.StrPath, path: str) -> None:
             os.unlink(temporary)
     except OSError as error:
         raise engine.translate_os_error(error, path) from error
-
-
-def _write_whole(descriptor: int, data: bytes) -> None:
-    """Write all of it: where room runs out on the way, the first write only says that it was less."""
-    written = 0
-    while written < len(data):
-        written += os.write(descriptor, data[written:])
 
 
 def _give_to_owner_of_data(folder: engine.StrPath, descriptor: int) -> None:

@@ -1,17 +1,28 @@
-"""Mistakes to be planted into a process that finalizes downloads, to show which of them a harness sees."""
+"""Mistakes to be planted into a process, to show which of them a harness sees."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from kvcatalog import layout
+import lmdb
+
+from kvcatalog import layout, schema
 from kvcatalog.blobs import Publication
 from kvcatalog.finalize import _Finalizing, _Stored
+from kvcatalog.fs_layout.folders import RootFolder
+from kvcatalog.kv import engine, preflight
+from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.environment import Environment
+from kvcatalog.kv.table import Table
+from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import DocumentRecord, Registration, VariantRecord, VariantRegistration
+from kvcatalog.store import operations
 from kvcatalog.store.protocol import CatalogStore
 
 VARIABLE = "KVCATALOG_FAULT"
@@ -20,13 +31,15 @@ VARIABLE = "KVCATALOG_FAULT"
 _Registered = Registration | VariantRegistration
 
 _store, _register = _Finalizing._store, _Finalizing._register
+_fsync, _open_raw, _decode = os.fsync, engine.open_raw, Codec.decode
+_put = WriteTransaction.put
 
 
 def plant(mistake: str) -> None:
     """Put a mistake into this process; none for an empty name."""
     if mistake:
-        name, replacement = _MISTAKES[mistake]
-        setattr(_Finalizing, name, replacement)
+        owner, name, replacement = MISTAKES[mistake]
+        setattr(owner, name, replacement)
 
 
 def _record_first(self: _Finalizing, sha256: str | None, same: DocumentRecord | VariantRecord | None) -> _Stored:
@@ -75,9 +88,71 @@ def _written_in_place(self: _Finalizing, path: str, *_: object, **__: object) ->
     return Publication("stored", "copied")
 
 
-_MISTAKES: dict[str, tuple[str, Callable[..., object]]] = {
-    "record-first": ("_store", _record_first),
-    "source-first": ("_register", _source_first),
-    "answer-first": ("_register", _answer_first),
-    "written-in-place": ("_publish", _written_in_place),
+def _unflushed(is_spared: Callable[[int], bool]) -> Callable[[int], None]:
+    """Return an fsync that does nothing for files of a kind."""
+
+    def fsync(descriptor: int) -> None:
+        if not is_spared(os.fstat(descriptor).st_mode):
+            _fsync(descriptor)
+
+    return fsync
+
+
+def _never_failing(descriptor: int) -> None:
+    """Take a flush that failed for one that did not."""
+    with suppress(OSError):
+        _fsync(descriptor)
+
+
+def _opened_unflushed(path: engine.StrPath, **settings: Any) -> engine.RawEnvironment:  # noqa: ANN401 - passed on
+    """Open an environment whose commits are not flushed."""
+    raw = _open_raw(path, **settings)
+    raw.close()
+    return lmdb.open(
+        os.fspath(path), map_size=settings["map_size_bytes"], max_dbs=engine.TABLES_MAX, sync=False, create=False
+    )
+
+
+def _forgetful(self: WriteTransaction, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
+    """Leave out an index row now and then."""
+    if table is not schema.VARIANTS_BY_SHA256 or value[-1] % 4:
+        _put(self, table, key, value, append=append)
+
+
+def _unchecked(self: Codec[Any], key: bytes, value: bytes) -> Any:  # noqa: ANN401 - any row
+    """Decode a value without a look at its checksum."""
+    payload = value[9:]
+    return self._decode(payload) if payload else _decode(self, key, value)
+
+
+def _whatever_is_there(self: RootFolder) -> int:
+    """Take what lies at a root's place for the root, and make it where there is nothing."""
+    os.makedirs(os.path.join(self.path, layout.STAGING_PATH), exist_ok=True)
+    if self._descriptor >= 0:
+        os.close(self._descriptor)
+    self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+    return self._descriptor
+
+
+def _nothing(*_: object) -> None:
+    """Leave out what should be done."""
+
+
+MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
+    "record-first": (_Finalizing, "_store", _record_first),
+    "source-first": (_Finalizing, "_register", _source_first),
+    "answer-first": (_Finalizing, "_register", _answer_first),
+    "written-in-place": (_Finalizing, "_publish", _written_in_place),
+    "file-not-flushed": (os, "fsync", _unflushed(stat.S_ISREG)),
+    "folder-not-flushed": (os, "fsync", _unflushed(stat.S_ISDIR)),
+    "commit-not-flushed": (engine, "open_raw", _opened_unflushed),
+    "error-swallowed": (os, "fsync", _never_failing),
+    "index-row-dropped": (WriteTransaction, "put", _forgetful),
+    "checksum-not-checked": (Codec, "decode", _unchecked),
+    "file-not-checked": (preflight, "_check_meta", lambda *_: engine.ENGINE_0_9),
+    "lock-file-not-backed": (preflight, "prepare_lock_file", _nothing),
+    "root-not-checked": (RootFolder, "descriptor", _whatever_is_there),
+    "fork-not-noticed": (Environment, "forked", _nothing),
+    "condemned-not-checked": (operations, "_refuse_condemned", _nothing),
 }
+"""For each mistake: where it goes, and what takes that place."""
