@@ -43,6 +43,7 @@ KEYS = {
             "map_size_bytes",
         )
     ),
+    "retention": frozenset(("rules", "min_copies")),
 }
 """The sections of a configuration and their keys; a test holds them against the models."""
 
@@ -65,7 +66,7 @@ def read_config_file(path: str | os.PathLike[str]) -> Values:
     if contents is None:
         return {}
     if not isinstance(contents, dict):
-        raise ConfigError(f"{path}: must hold the sections {' and '.join(KEYS)}")
+        raise ConfigError(f"{path}: must hold the sections {', '.join(KEYS)}")
     return contents
 
 

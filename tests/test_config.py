@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, explain_config, load_config
+from kvcatalog.config import (
+    CatalogConfig,
+    ContentDownloadConfig,
+    RetentionConfig,
+    StorageConfig,
+    explain_config,
+    load_config,
+)
 from kvcatalog.config_files import KEYS, catalog_path
 from kvcatalog.errors import ConfigError
 
@@ -84,7 +91,8 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
     assert origins["catalog.retention_days"] == (10, "environment")
     assert origins["catalog.orphan_ttl_days"] == (2, "file")
     assert origins["catalog.durability"] == ("full", "default")
-    assert len(origins) == len(StorageConfig.model_fields) + len(CatalogConfig.model_fields)
+    sections = (StorageConfig, CatalogConfig, RetentionConfig)
+    assert len(origins) == sum(len(section.model_fields) for section in sections)
 
 
 def test_a_section_may_stand_in_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +142,7 @@ def test_a_refused_key_is_named_with_its_file(tmp_path: Path, text: str, expecte
         ("c.yaml", "catalog: [", "line 1"),
         ("c.toml", "catalog = \n[", "line 1"),
         ("c.yaml", "catalog: 2025-99-99", "month must be in"),
-        ("c.yaml", "- x", "must hold the sections storage and catalog"),
+        ("c.yaml", "- x", "must hold the sections storage, catalog, retention"),
         ("c.json", "{}", "ends in .yaml, .yml or .toml"),
     ],
 )
