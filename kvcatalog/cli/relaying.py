@@ -94,10 +94,9 @@ class _Relaying:
     def apply(self) -> ExitStatus:
         """Move it."""
         blobs: Counter[str] = Counter()
-        storage = self.invocation.load_config().storage
         with self.invocation.open_catalog(read_only=False, create=False, command="relayout") as catalog:
             target = open_storage(self.config, catalog)
-            with Collection(catalog, self.config if self.config.backend == "s3" else storage) as collection:
+            with Collection(catalog, self.config) as collection:
                 run = Relayout(collection, target, self.config, jobs=self.jobs)
                 self._print(self._moved(run))
                 for result in run.blobs():
