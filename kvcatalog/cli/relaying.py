@@ -29,7 +29,7 @@ _COLUMNS = ("outcome", "document_id", "kind", "variant", "bytes", "storage_uri",
 
 @click.command(cls=Command)
 @click.argument("filters", nargs=-1, metavar="[FILTER]...")
-@click.option("--to", type=click.Choice(["cas", "policy_path"]), required=True, help="The layout to come to.")
+@click.option("--to", type=click.Choice(["cas", "policy_path"]), help="The layout to come to.")
 @click.option(
     "--to-root", metavar="DIR_OR_S3_URI", help="The root to come below.  [default: the one of --root or configuration]"
 )
@@ -41,7 +41,7 @@ def relayout(
     invocation: Invocation,
     filters: tuple[str, ...],
     *,
-    to: Literal["cas", "policy_path"],
+    to: Literal["cas", "policy_path"] | None,
     to_root: str | None,
     dry_run: bool,
     jobs: int,
@@ -61,6 +61,8 @@ def relayout(
       kvcatalog relayout --to cas
       kvcatalog relayout --to cas --to-root s3://docs/archive 'created<2025-01-01' --apply
     """  # noqa: D301 - click's mark for lines that are not wrapped
+    if to is None:
+        raise click.UsageError("say with --to whether blobs come to cas or to policy_path")
     config = target_config(invocation.storage_at(to_root), to)
     command = _Relaying(invocation, config, parse_filter(filters), jobs=jobs, summary=summary)
     return command.show() if dry_run else command.apply()
