@@ -229,7 +229,7 @@ class BlobMove(Struct, frozen=True, gc=False):
     `begin` and `finish` frame work that leaves blobs behind; its name is then the place.
     """
 
-    action: Literal["trash", "restore", "empty-trash", "begin", "finish"]
+    action: Literal["trash", "restore", "empty-trash", "begin", "finish", "refetch"]
     storage_uri: str
     target: str | None
     bytes: int

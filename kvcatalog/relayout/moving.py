@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kvcatalog.models import DocumentRecord
     from kvcatalog.removal.executing import Collection, Result
 
-UNDERTAKING = Undertaking("relayout", "relayout")
+UNDERTAKING = Undertaking("relayout", "relocate")
 
 BATCH_DOCUMENTS = 200
 """Documents whose blobs are stored before what refers to them is changed, in one transaction."""

@@ -225,7 +225,7 @@ class CatalogStore(Protocol):
         """Let records, variants, conflicts and links refer to further places of their blobs, in one transaction.
 
         Each stays as it is unless it refers to that place and content; a digest where there was none is added.
-        `updated_at` of documents moves on, and the journal tells of each, with the action `relayout`.
+        `updated_at` of documents moves on, and the journal tells of each, with the action `relocate`.
         """
         ...
 

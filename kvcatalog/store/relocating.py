@@ -14,7 +14,7 @@ from kvcatalog.store import changes, reading, registering, upkeep
 from kvcatalog.store.operations import Scribe, Target, locate, place_of, settle, write_journal
 from kvcatalog.store.roots import Location
 
-ACTION = "relayout"
+ACTION = "relocate"
 
 
 def relocate(
