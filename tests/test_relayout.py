@@ -24,7 +24,7 @@ from tests.invariants import assert_consistent
 from tests.undisturbed import kill_everywhere, state
 from tools.faults.checking import dangling
 
-NEW_DOCUMENTS = 15
+NEW_DOCUMENTS = 8
 """So many does each thread register while blobs are moved."""
 
 
@@ -64,7 +64,8 @@ def relayout(
     with Collection(place.catalog, wanted) as collection:
         run = Relayout(collection, target, wanted, jobs=jobs)
         moved = list(run.move(where))
-        assert all(result.kept in {None, "gone"} for result in run.blobs())
+        # Who stores the same content again meanwhile renews an old blob, or comes to refer to it.
+        assert {result.kept for result in run.blobs()} <= {None, "gone", "referenced", "changed"}
     return moved
 
 
@@ -321,6 +322,6 @@ def test_others_register_meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch
     while_others_register(place, work)
     assert results(place).keys() == {"ok"}
     assert dangling(place.catalog, place.store) == []
-    assert place.catalog.stats().documents > 44
+    assert place.catalog.stats().documents > 42
     relayout(place, "cas")
     assert all("/cas/" in uri for uri in places(place))

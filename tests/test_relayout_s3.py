@@ -20,7 +20,7 @@ from tests.invariants import assert_consistent
 from tests.servers import server
 from tests.test_relayout import contents, fill, live, places, relayout, results, while_others_register
 
-FILES = int(os.environ.get("KVCATALOG_TEST_RELAYOUT_FILES", "20"))
+FILES = int(os.environ.get("KVCATALOG_TEST_RELAYOUT_FILES", "8"))
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ _COMMANDS = {
     "gc": _Place("collecting", "gc", "Take away what nothing refers to, and bring it back."),
     "retention": _Place("retaining", "retention", "Take away records that are old enough, and their blobs."),
     "relayout": _Place("relaying", "relayout", "Move blobs to another layout, root or bucket."),
+    "reconcile": _Place("reconciling", "reconcile", "Find moved blobs, adopt unknown ones, fetch lost ones."),
     "hold": _Place("holding", "hold", "Protect records and blobs from being taken away."),
     "roots": _Place("roots", "roots", "Show storage roots, or take one over."),
     "config": _Place("configuration", "config", "Show the configuration in force."),
