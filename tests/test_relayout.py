@@ -197,6 +197,17 @@ def test_what_is_not_right_stays_where_it_is(place: Place, tmp_path: Path) -> No
     assert place.catalog.get_by_id(records["corrupt"].id) == records["corrupt"]
 
 
+def test_a_link_stays_where_it_is_all_that_is_left(place: Place) -> None:
+    fill(place)
+    config = place.config.model_copy(update={"layout": "cas", "policy_links": True})
+    relayout(place, "cas", config)
+    for record in place.catalog.iter_records():
+        (place.root / str(place.store.path_of(record.storage_uri))).unlink(missing_ok=True)
+    relayout(place, "cas")  # which would let links go
+    digests = {hashlib.sha256((place.root / path).read_bytes()).hexdigest() for path in live(place.root)}
+    assert {record.sha256 for record in place.catalog.iter_records()} <= digests
+
+
 def test_two_contents_never_share_a_name(place: Place) -> None:
     config = target_config(place.config, "cas")
     settings = place.config

@@ -29,7 +29,7 @@ from kvcatalog.removal.leftovers import Undertaking
 
 if TYPE_CHECKING:
     from kvcatalog.config import StorageConfig
-    from kvcatalog.models import DocumentRecord
+    from kvcatalog.models import DocumentRecord, VariantRecord
     from kvcatalog.removal.executing import Collection, Result
 
 UNDERTAKING = Undertaking("relayout", "relocate")
@@ -148,16 +148,17 @@ class Relayout:
         ready = [self._one_stored(record, each, epoch) for each in claims if each.kind != "link"]
         links = [each for each in claims if each.kind == "link"]
         if links:
-            variants = self._catalog.get_variants(record.id)
-            covered = {record.sha256, *(variant.sha256 for variant in variants)}
-            covered |= {each.relocation.sha256 for each in ready if each.relocation is not None}
+            covered = {each.relocation.sha256 for each in ready if each.relocation is not None}
+            owners: list[DocumentRecord | VariantRecord] = [record, *self._catalog.get_variants(record.id)]
+            settled = [each for each in owners if each.sha256 not in covered]
+            covered |= {each.sha256 for each in settled if each.sha256 is not None and self._is_right(each)}
             # A document that could not be moved keeps its links: they may be all that is left of it.
             keeps = any(each.stays is not None for each in ready)
             ready += [self._one_stored(record, each, epoch, covered) for each in links if not keeps]
         return ready
 
     def _one_stored(
-        self, record: DocumentRecord, claimed: Claimed, epoch: int, covered: Collected[str | None] = frozenset()
+        self, record: DocumentRecord, claimed: Claimed, epoch: int, covered: Collected[str] = frozenset()
     ) -> _Ready:
         """Store a blob where it belongs, unless it is not what is recorded, or a link to what is `covered` anyway."""
         try:
@@ -178,6 +179,14 @@ class Relayout:
             claimed.kind, claimed.document_id, claimed.storage_uri, uri, size, sha256, epoch, claimed.variant
         )
         return _Ready(claimed, relocation)
+
+    def _is_right(self, owner: DocumentRecord | VariantRecord) -> bool:
+        """Tell by reading whether what lies where it belongs already is what is recorded."""
+        try:
+            with self._opened(owner.storage_uri) as file:
+                return file.sha256() == owner.sha256
+        except (NotFoundError, UnsafePathError):
+            return False
 
     def _published(self, record: DocumentRecord, claimed: Claimed, file: LocalFile, sha256: str) -> str | None:
         """Store a blob's bytes where they belong, read them back, and return the path; None if no name is left."""
