@@ -26,7 +26,7 @@ def catalog(tmp_path: Path) -> Iterator[LmdbCatalog]:
 
 
 def stored(catalog: LmdbCatalog, name: str = "a", **facts: Any) -> DocumentRecord:
-    content = {"bytes": 3, "sha256": SHA, "storage_uri": f"{ROOT}/{name}.pdf"}
+    content: dict[str, Any] = {"bytes": 3, "sha256": SHA, "storage_uri": f"{ROOT}/{name}.pdf"}
     return catalog.register(artifact_id=name, source_url="u", resolver="r", **(content | facts)).record
 
 
