@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kvcatalog import finalize_candidate_download, storage
+from kvcatalog import clock, finalize_candidate_download, storage
 from kvcatalog.config import StorageConfig
 from kvcatalog.filters import Filter, parse_filter
 from kvcatalog.relayout import Moved, Plan, Relayout, moving, target_config
@@ -281,8 +281,21 @@ def check_killed(folder: Path, to: Any) -> Counter[str]:
 
 
 def test_old_blobs_that_a_killed_run_forgot_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Undertaking.begin
-    monkeypatch.setattr(Undertaking, "begin", lambda self, catalog: (self.finish(catalog), real(self, catalog))[1])
+    monkeypatch.setattr(moving, "BATCH_DOCUMENTS", 2)
+    real, begun = Relayout.__init__, Undertaking.begun
+    started = 0
+
+    def started_now(self: Relayout, *arguments: Any, **settings: Any) -> None:
+        nonlocal started
+        started = clock.now_micros()
+        real(self, *arguments, **settings)
+
+    def forgetful(self: Undertaking, catalog: Any) -> Any:
+        entry = begun(self, catalog)
+        return entry if entry is not None and clock.to_micros(entry.at) >= started else None
+
+    monkeypatch.setattr(Relayout, "__init__", started_now)
+    monkeypatch.setattr(Undertaking, "begun", forgetful)
     with pytest.raises(AssertionError, match="step"):
         check_killed(tmp_path / "place", "cas")
 
