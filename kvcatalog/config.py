@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from msgspec import Struct
+from msgspec import Struct, json
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from kvcatalog.config_files import Values, read_config_file
@@ -90,11 +90,33 @@ class TelemetryConfig(_Section):
     exporter: Literal["auto", "none", "console", "otlp"] = "auto"
 
 
+class RetentionRule(_Section):
+    """How long the records are kept that all `filters` let through; 0 days is for ever.
+
+    Age counts from a record's creation, or from the last run that met it. `min_copies` physical copies of each content
+    stay, in place of the section's number.
+    """
+
+    name: _NonEmpty
+    filters: tuple[_NonEmpty, ...] = ()
+    days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    since: Literal["created", "last_seen"] = "created"
+    min_copies: Annotated[int, Field(ge=0)] | None = None
+
+
+class RetentionConfig(_Section):
+    """What may go, and when: the first rule that lets a record through decides, at last `catalog.retention_days`."""
+
+    rules: tuple[RetentionRule, ...] = ()
+    min_copies: Annotated[int, Field(ge=0)] = 0
+
+
 class ContentDownloadConfig(_Section):
     """The whole configuration."""
 
     storage: StorageConfig = Field(default_factory=StorageConfig)
     catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+    retention: RetentionConfig = Field(default_factory=RetentionConfig)
     telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
 
 
@@ -132,8 +154,8 @@ def explain_config(
     sources = _sources(path, overrides)
     config = _validated(sources)
     return tuple(
-        ConfigEntry(f"{section}.{key}", value, _origin(sources, (section, key)))
-        for section, contents in config.model_dump().items()
+        ConfigEntry(f"{section}.{key}", _shown(value), _origin(sources, (section, key)))
+        for section, contents in config.model_dump(mode="json").items()
         for key, value in contents.items()
     )
 
@@ -143,6 +165,13 @@ def check_config(
 ) -> tuple[ConfigProblem, ...]:
     """Return all that is wrong with a configuration; ConfigError if the file or the environment cannot be read."""
     return _merged_and_validated(_sources(path, overrides))[1]
+
+
+def _shown(value: object) -> str | int | bool | None:
+    """Return a value as it is, and a list as JSON."""
+    if value is None or isinstance(value, str | int):
+        return value
+    return json.encode(value).decode()
 
 
 class _Source(Struct, frozen=True):
@@ -182,6 +211,7 @@ def _read_environment() -> Values:
 
         storage: StorageConfig = Field(default_factory=StorageConfig)
         catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+        retention: RetentionConfig = Field(default_factory=RetentionConfig)
         telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
 
     try:

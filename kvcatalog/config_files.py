@@ -43,6 +43,7 @@ KEYS = {
             "map_size_bytes",
         )
     ),
+    "retention": frozenset(("rules", "min_copies")),
     "telemetry": frozenset(("exporter",)),
 }
 """The sections of a configuration and their keys; a test holds them against the models."""

@@ -37,7 +37,7 @@ Progress = Callable[[Counter[str]], None]
 """Takes the counts so far: blobs `seen`, `orphans`, and `bytes` of these."""
 
 _DAY_MICROS = 86_400_000_000
-_DROPPING = frozenset(("delete", "replace", "update", "enrich"))
+_DROPPING = frozenset(("delete", "replace", "update", "enrich", "relocate"))
 
 
 def find_orphans(root_dir: str | os.PathLike[str], referenced_paths: Iterable[str]) -> list[str]:

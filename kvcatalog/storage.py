@@ -155,6 +155,11 @@ def open_known_root(root: Root, config: StorageConfig, catalog: CatalogStore) ->
     return store
 
 
+def unopened_store(config: StorageConfig) -> BlobStore:
+    """Return the store of the root that a configuration names, without any check, whether it is there or not."""
+    return _store(config)
+
+
 def root_uri(config: StorageConfig) -> str:
     """Return the URI of the root that a configuration names, whether it is there or not."""
     store = _store(config)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kvcatalog.fs_layout import batches
 from kvcatalog.kv.transaction import WriteTransaction
 from tests.support import HANG_SECONDS, forked
 
@@ -69,6 +70,7 @@ def _die_at(work: Callable[[], object], step: int, *, halfway: bool) -> None:
 def _watch_all(meet: Meet) -> None:
     for name in STEPS:
         _watch(os, name, meet)
+    _watch(batches, "rename_exclusively", meet)
     _watch(WriteTransaction, "_end", meet)
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from kvcatalog.config import (
     CatalogConfig,
     ContentDownloadConfig,
+    RetentionConfig,
     StorageConfig,
     TelemetryConfig,
     check_config,
@@ -92,7 +93,7 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
     assert origins["catalog.retention_days"] == (10, "environment")
     assert origins["catalog.orphan_ttl_days"] == (2, "file")
     assert origins["catalog.durability"] == ("full", "default")
-    sections = (StorageConfig, CatalogConfig, TelemetryConfig)
+    sections = (StorageConfig, CatalogConfig, RetentionConfig, TelemetryConfig)
     assert len(origins) == sum(len(section.model_fields) for section in sections)
 
 
@@ -143,7 +144,7 @@ def test_a_refused_key_is_named_with_its_file(tmp_path: Path, text: str, expecte
         ("c.yaml", "catalog: [", "line 1"),
         ("c.toml", "catalog = \n[", "line 1"),
         ("c.yaml", "catalog: 2025-99-99", "month must be in"),
-        ("c.yaml", "- x", "must hold the sections storage, catalog, telemetry"),
+        ("c.yaml", "- x", "must hold the sections storage, catalog, retention, telemetry"),
         ("c.json", "{}", "ends in .yaml, .yml or .toml"),
     ],
 )

@@ -45,9 +45,11 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
         "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
     },
-    "Clean up": {
+    "Keep in order": {
         "gc": _Place("collecting", "gc", "what nothing refers to"),
         "hold": _Place("holding", "hold", "what must stay"),
+        "retention": _Place("retaining", "retention", "what is old enough"),
+        "relayout": _Place("relaying", "relayout", "to another layout, root"),
     },
     "Keep intact": {
         "verify": _Place("verifying", "verify", "read and compare blobs"),
@@ -57,6 +59,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "backup": _Place("backups", "backup", "copy the catalog in use"),
         "restore": _Place("backups", "restore", "a catalog of a backup"),
         "compact": _Place("backups", "compact", "give free pages back"),
+        "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
     },
     "Set up": {
         "roots": _Place("roots", "roots", "where blobs are stored"),

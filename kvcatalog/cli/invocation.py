@@ -14,7 +14,7 @@ from kvcatalog.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from kvcatalog.config import CatalogConfig, ContentDownloadConfig
+    from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig
     from kvcatalog.store.protocol import CatalogStore
 
 
@@ -59,6 +59,15 @@ class Invocation:
         from kvcatalog.config import load_config
 
         return load_config(self.config_path, self.overrides)
+
+    def storage_at(self, root: str | None) -> StorageConfig:
+        """Return the configuration of the storage, with another root if one is given."""
+        from kvcatalog.config import load_config
+
+        sections = self.overrides
+        if root is not None:
+            sections["storage"] = _storage(root)
+        return load_config(self.config_path, sections).storage
 
     def open_catalog(self, *, read_only: bool = True, create: bool | None = None, command: str = "cli") -> CatalogStore:
         """Open the catalog that options, environment and configuration name; only a writer creates one.

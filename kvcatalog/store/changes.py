@@ -216,6 +216,12 @@ def put_link(transaction: WriteTransaction, row: LinkRow) -> None:
     transaction.put(LINKS_BY_DOCUMENT, id_key(row.document_id) + location_key(row.root, row.path), b"")
 
 
+def delete_link(transaction: WriteTransaction, document_id: int, root: int | None, path: str) -> bool:
+    """Forget a further name of a document's blob; False if it was not known."""
+    transaction.delete(LINKS_BY_DOCUMENT, id_key(document_id) + location_key(root, path))
+    return transaction.delete(LINKS, link_key(root, path, document_id))
+
+
 def put_journal_entry(transaction: WriteTransaction, row: JournalRow) -> int:
     """Write down what was done, and return its sequence number."""
     sequence = Tally.of(transaction).next(JOURNAL_SEQUENCE)

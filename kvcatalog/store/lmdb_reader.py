@@ -28,6 +28,7 @@ from kvcatalog.models import (
     Finding,
     Hold,
     JournalEntry,
+    Link,
     Page,
     Possession,
     Reference,
@@ -303,6 +304,14 @@ class LmdbReader:
         return self._stepwise(
             lambda txn, _, after: listing.sightings(txn, after, run_id=run_id, document_id=document_id)
         )
+
+    def get_links(self, document_id: int) -> list[Link]:
+        """See CatalogStore."""
+        values.record_id("document_id", document_id)
+        with self._read() as transaction:
+            roots = self._roots.at(transaction)
+            rows = list(reading.link_rows(transaction, document_id))
+            return [Link(document_id, roots.uri((row.root, row.path), None)) for row in rows]
 
     def get_conflicts(self, document_id: int | None = None) -> Iterator[Conflict]:
         """See CatalogStore."""

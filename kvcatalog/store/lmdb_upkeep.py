@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 
 from msgspec import structs
@@ -13,7 +14,19 @@ from kvcatalog.clock import to_micros
 from kvcatalog.errors import CorruptRecordError, InvalidValueError
 from kvcatalog.filters import Filter
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.models import BlobCheck, BlobMove, CatalogIdentity, Finding, Hold, JournalPruning, Root
+from kvcatalog.models import (
+    BlobCheck,
+    BlobMove,
+    CatalogIdentity,
+    Deletion,
+    DocumentRecord,
+    Finding,
+    Hold,
+    JournalPruning,
+    Relocation,
+    RelocationOutcome,
+    Root,
+)
 from kvcatalog.schema import RootRow
 from kvcatalog.store import lifetime, operations, upkeep, upkeep_operations
 from kvcatalog.store.lmdb_writing import LmdbWriting
@@ -120,6 +133,22 @@ class LmdbUpkeep(LmdbWriting):
         """See CatalogStore."""
         return self._write(lambda txn, _: upkeep.forget_cleared(txn))
 
+    def relocate(self, relocations: Iterable[Relocation], *, reason: str | None = None) -> list[RelocationOutcome]:
+        """See CatalogStore."""
+        from kvcatalog.store.relocating import relocate  # only who moves stores needs it
+
+        wanted = list(relocations)
+        for each in wanted:
+            values.raw_digest("sha256", each.sha256)
+        return self._write(lambda txn, scribe: relocate(txn, wanted, scribe), reason)
+
+    def delete_many(self, deletions: Iterable[Deletion], *, batch_size: int = 1000) -> Iterator[DocumentRecord | None]:
+        """See CatalogStore."""
+        values.positive("batch_size", batch_size)
+        waiting = iter(deletions)
+        while batch := list(islice(waiting, batch_size)):
+            yield from self._write(partial(_deleting, batch))
+
     def record_moves(self, moves: Iterable[BlobMove]) -> None:
         """See CatalogStore."""
         done = list(moves)
@@ -137,3 +166,7 @@ class LmdbUpkeep(LmdbWriting):
         """See CatalogStore."""
         values.record_id("hold_id", hold_id)
         return self._write(lambda txn, scribe: upkeep_operations.release_hold(txn, hold_id, scribe), reason)
+
+
+def _deleting(batch: Sequence[Deletion], transaction: WriteTransaction, scribe: Scribe) -> list[DocumentRecord | None]:
+    return operations.delete_documents(transaction, batch, scribe)

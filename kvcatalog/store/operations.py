@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from kvcatalog.errors import BlobCondemnedError, CatalogError, InvalidValueError, NotFoundError
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.models import Outcome, Registration, Root
+from kvcatalog.models import Deletion, DocumentRecord, Outcome, Registration, Root
 from kvcatalog.schema import (
     BY_KEY,
     META,
@@ -135,7 +135,7 @@ def _register_again(
         row = registering.touched(_with_content(transaction, old, request, outcome, scribe), scribe.now)
         changes.put_document(transaction, document_id, old, row)
         action = "enrich" if outcome == "enriched" else "replace"
-        _settle(transaction, Target(document_id), old, row, scribe, action=action)
+        settle(transaction, Target(document_id), old, row, scribe, action=action)
     elif outcome == "conflict":
         _keep_conflict(transaction, Target(document_id), request, request.run_id, scribe)
     if links:
@@ -168,7 +168,7 @@ def register_variant(
     if _becomes_content(outcome, request):
         row = _with_content(transaction, old, request, outcome, scribe)
         changes.put_variant(transaction, variant_id, old, row)
-        _settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
+        settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
         _keep_conflict(transaction, target, request, None, scribe)
     _put_links(transaction, request.document_id, links)
@@ -201,8 +201,24 @@ def update_document(
             changes.delete_sighting(transaction, document_id, new.run_id)
         if old.run_id is not None:
             changes.put_sighting(transaction, document_id, old.run_id, old.created)
-    _settle(transaction, Target(document_id), old, new, scribe, action="update")
+    settle(transaction, Target(document_id), old, new, scribe, action="update")
     return new
+
+
+def delete_documents(
+    transaction: WriteTransaction, deletions: Sequence[Deletion], scribe: Scribe
+) -> list[DocumentRecord | None]:
+    """Take away those documents that are still what they were; None for the others."""
+    deleted: list[DocumentRecord | None] = []
+    for each in deletions:
+        row = reading.document_row(transaction, each.document_id)
+        record = None if row is None else reading.document_record(each.document_id, row, scribe.roots)
+        if record is None or record.updated_at != each.updated_at:
+            deleted.append(None)
+            continue
+        delete_document(transaction, each.document_id, structs.replace(scribe, reason=each.reason))
+        deleted.append(record)
+    return deleted
 
 
 def delete_document(transaction: WriteTransaction, document_id: int, scribe: Scribe) -> DocumentRow:
@@ -220,7 +236,7 @@ def _tell_of_what_hangs_on(transaction: WriteTransaction, document_id: int, owne
     for variant_id, variant in reading.variant_rows(transaction, document_id):
         differences = artifact | _differences(variant, None, scribe.roots)
         write_journal(transaction, "delete", differences, scribe, Target(document_id, variant_id, variant.name))
-    places = [_place(row, scribe) for _, row in reading.conflict_rows(transaction, document_id)]
+    places = [place_of(row, scribe) for _, row in reading.conflict_rows(transaction, document_id)]
     places += [scribe.roots.uri((row.root, row.path), None) for row in reading.link_rows(transaction, document_id)]
     for place in places:
         write_journal(transaction, "delete", artifact | {"storage_uri": (place, None)}, scribe, Target(document_id))
@@ -371,7 +387,7 @@ def _keep_conflict(
     if old is not None:
         if request.created is not None and old.first_seen <= seen <= old.last_seen:
             return  # the same event told again, as when an import is repeated
-        if new.path is not None and _place(old, scribe) != _place(new, scribe):
+        if new.path is not None and place_of(old, scribe) != place_of(new, scribe):
             changes.put_link(transaction, LinkRow(target.document_id, new.root, new.path))
         first, last = min(seen, old.first_seen), max(seen, old.last_seen)
         new = structs.replace(old, first_seen=first, last_seen=last, count=old.count + 1)
@@ -384,7 +400,7 @@ def known_conflict(
     """Return the conflict of a content; without a digest its place identifies it, however that was written then."""
     places = [(wanted.root, wanted.path)]
     if wanted.digest is None:
-        places += scribe.roots.candidates(_place(wanted, scribe))
+        places += scribe.roots.candidates(place_of(wanted, scribe))
     for root, path in places:
         row = structs.replace(wanted, root=root, path=path)
         found = reading.conflict_row(transaction, changes.key_of_conflict(target.document_id, row))
@@ -393,11 +409,12 @@ def known_conflict(
     return None
 
 
-def _place(row: DocumentRow | VariantRow | ConflictRow, scribe: Scribe) -> str:
+def place_of(row: DocumentRow | VariantRow | ConflictRow, scribe: Scribe) -> str:
+    """Return the storage URI of a row."""
     return scribe.roots.uri((row.root, row.path), row.digest)
 
 
-def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, scribe: Scribe, *, action: str) -> None:
+def settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, scribe: Scribe, *, action: str) -> None:
     """Finish a change: the journal gets it, and a conflict that has become the content is none any more.
 
     A digest that came for another place keeps the old place as a link, so that no blob loses its last reference unseen.
@@ -406,7 +423,7 @@ def _settle(transaction: WriteTransaction, target: Target, old: Row, new: Row, s
     conflict = known_conflict(transaction, target, content, scribe)
     if conflict is not None:
         changes.put_conflict(transaction, target.document_id, conflict, None)
-        if conflict.path is not None and _place(conflict, scribe) != _place(new, scribe):
+        if conflict.path is not None and place_of(conflict, scribe) != place_of(new, scribe):
             changes.put_link(transaction, LinkRow(target.document_id, conflict.root, conflict.path))
     differences = _differences(old, new, scribe.roots)
     if action == "enrich" and "storage_uri" in differences and old.path is not None:

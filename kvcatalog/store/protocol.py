@@ -24,6 +24,7 @@ from kvcatalog.models import (
     CatalogStats,
     Condemned,
     Conflict,
+    Deletion,
     DocumentRecord,
     DuplicateGroup,
     Finding,
@@ -38,6 +39,8 @@ from kvcatalog.models import (
     Registration,
     RegistrationFields,
     RegistrationRequest,
+    Relocation,
+    RelocationOutcome,
     Root,
     Sighting,
     SightingRequest,
@@ -207,6 +210,22 @@ class CatalogStore(Protocol):
         """Take a record out of the catalog with its variants, conflicts, sightings and links, and return it.
 
         Its blob is not touched.
+        """
+        ...
+
+    def delete_many(self, deletions: Iterable[Deletion], *, batch_size: int = 1000) -> Iterator[DocumentRecord | None]:
+        """Take documents away as `delete` does, and yield each, or None where it is not what it was, or not there.
+
+        A batch is one transaction, and durable when its first result appears; nothing is read or done before the
+        iterator is advanced.
+        """
+        ...
+
+    def relocate(self, relocations: Iterable[Relocation], *, reason: str | None = None) -> list[RelocationOutcome]:
+        """Let records, variants, conflicts and links refer to further places of their blobs, in one transaction.
+
+        Each stays as it is unless it refers to that place and content; a digest where there was none is added.
+        `updated_at` of documents moves on, and the journal tells of each, with the action `relocate`.
         """
         ...
 
@@ -402,6 +421,10 @@ class CatalogStore(Protocol):
 
     def get_sightings(self, *, run_id: str | None = None, document_id: int | None = None) -> Iterator[Sighting]:
         """Yield the sightings of a run, of a document, or (with neither) all."""
+        ...
+
+    def get_links(self, document_id: int) -> list[Link]:
+        """Return the further places of blobs that a document owns."""
         ...
 
     def get_conflicts(self, document_id: int | None = None) -> Iterator[Conflict]:
