@@ -244,10 +244,10 @@ def test_a_copy_of_one_moment_while_others_write(environment: Environment, folde
     keys = [b"%06d" % number for number in range(1, 3000, 30)]  # on pages all over the file
 
     def write() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
+        for number in range(200):  # each makes the file half a megabyte longer while a copy is under way
             put_rows(environment, [(key, b"%09d" % number) for key in keys])
+            if stop.wait(0.01):
+                return
 
     thread = threading.Thread(target=write)
     thread.start()
