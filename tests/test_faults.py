@@ -105,7 +105,7 @@ def test_nothing_is_lost_by_any_fault(harness: str) -> None:
         ("replay", "commit-not-flushed", "is there, and not one of"),
         ("failing", "error-swallowed", "a flush failed, and nobody heard of it"),
         ("surroundings", "lock-file-not-backed", "-7"),
-        ("surroundings", "root-not-checked", "missing root"),
+        ("surroundings", "root-not-checked", "Directory not empty: .*/root"),
         ("damage", "checksum-not-checked", "wrong"),
         ("damage", "file-not-checked", "cut, case .*: died"),
         ("circumstances", "fork-not-noticed", "VIOLATION in fork"),
