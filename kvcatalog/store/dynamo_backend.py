@@ -7,12 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from kvcatalog import telemetry
 from kvcatalog.dynamo.connection import AmbiguousError, Connection
 from kvcatalog.dynamo.ids import Ids
 from kvcatalog.dynamo.items import ItemTable, pause
+from kvcatalog.dynamo.layout import SHARDS
 from kvcatalog.dynamo.leases import Leases
 from kvcatalog.dynamo.place import TablePlace
 from kvcatalog.dynamo.reading import DynamoReadTransaction
@@ -28,6 +30,7 @@ from kvcatalog.errors import (
     OutcomeUnknownError,
     TransactionTooLargeError,
 )
+from kvcatalog.schema import BY_SHA256, DUPLICATES, VARIANTS_BY_SHA256
 from kvcatalog.store import changes
 from kvcatalog.store.backend import JointOperation, Operation
 from kvcatalog.store.dynamo_tally import DynamoTally
@@ -248,7 +251,7 @@ class _Process:
         try:
             self.sums.add(sums)
             sums = {}
-            self.workers.map(self._count, list(digests))
+            self.workers.map(self._count, self._carried_by_several(sorted(digests)))
             digests = set()
         except ConflictError:
             pause(0)
@@ -258,6 +261,23 @@ class _Process:
             return False
         self._keep(sums, digests)
         return True
+
+    def _carried_by_several(self, digests: list[bytes]) -> list[bytes]:
+        """Return those digests that more than one record has, or is said to have.
+
+        All of them are committed, so whoever adds another record now will look, too.
+        """
+        transaction = DynamoReadTransaction(self.items, self.sums)
+        said = transaction.first_values(DUPLICATES, digests)
+        has_variants = len(digests) <= SHARDS or not transaction.is_empty(VARIANTS_BY_SHA256)
+
+        def is_repeated(digest: bytes) -> bool:
+            tables = (BY_SHA256, VARIANTS_BY_SHA256) if has_variants else (BY_SHA256,)
+            carriers = (value for table in tables for value in transaction.values(table, digest, few=2))
+            return digest in said or next(islice(carriers, 1, None), None) is not None
+
+        answers = self.workers.map(is_repeated, digests)
+        return [digest for digest, is_wanted in zip(digests, answers, strict=True) if is_wanted]
 
     def _count(self, digest: bytes) -> None:
         self.made(lambda transaction: changes.count_duplicates(transaction, digest), defers=False)
