@@ -6,19 +6,19 @@ from typing import Any
 
 from kvcatalog import schema
 from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Index, Table
-from kvcatalog.kv.transaction import ReadTransaction
+from kvcatalog.store.catalog import Catalog
 from kvcatalog.store.changes import key_of_conflict
-from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, PRUNED_SEQUENCE, read_counter
 
 Pairs = Counter[tuple[bytes, bytes]]
 Totals = dict[tuple[str, str], tuple[int, int]]
 
 
-def assert_consistent(catalog: LmdbCatalog) -> None:
+def assert_consistent(catalog: Catalog) -> None:
     """Compare every index and every counter with one made from the rows that it derives from."""
-    with catalog._environment.read() as transaction:
+    with catalog._read() as transaction:
         documents = dict(decoded(transaction, schema.DOCUMENTS, schema.DOCUMENT_CODEC))
         variants = dict(decoded(transaction, schema.VARIANTS, schema.VARIANT_CODEC))
         conflicts = dict(decoded(transaction, schema.CONFLICTS, schema.CONFLICT_CODEC))

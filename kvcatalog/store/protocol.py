@@ -81,6 +81,10 @@ class CatalogSnapshot(Protocol):
     position: CatalogPosition
     """What had been given out at that moment."""
 
+    is_one_moment: bool
+    """Whether all rows are of that moment. Otherwise each is as it was when it was read, no id or number above the
+    position comes, and some below it may still be on their way: then it is nothing to go on from."""
+
     document_count: int
     """How many documents there are in all."""
 

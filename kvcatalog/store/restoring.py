@@ -11,7 +11,7 @@ from msgspec import structs
 from kvcatalog import values
 from kvcatalog.clock import to_micros
 from kvcatalog.filters import parse_filter
-from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import (
     BlobCheck,
     CheckResult,
@@ -49,7 +49,7 @@ from kvcatalog.store.tally import DOCUMENT_ID, HOLD_ID, JOURNAL_SEQUENCE, PRUNED
 Entry = TypeVar("Entry")
 
 
-def restore(entries: Sequence[Restorable], transaction: WriteTransaction, scribe: Scribe) -> list[Restored]:
+def restore(transaction: WriteTransaction, entries: Sequence[Restorable], scribe: Scribe) -> list[Restored]:
     """Store entries in order and return what became of each; InvalidValueError where one cannot be stored at all."""
     results: list[Restored] = []
     for kind, group in groupby(entries, type):

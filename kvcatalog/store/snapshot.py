@@ -10,7 +10,7 @@ import msgspec
 
 from kvcatalog.clock import micros_to_text
 from kvcatalog.filters import Filter
-from kvcatalog.kv.transaction import ReadTransaction
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.models import BlobCheck, CatalogPosition, Hold
 from kvcatalog.schema import (
     DOCUMENT_CODEC,
@@ -41,10 +41,11 @@ Item = TypeVar("Item")
 _json = msgspec.json.Encoder().encode
 
 
-class LmdbSnapshot:
-    """See CatalogSnapshot; the transaction sets the locks again as it goes along."""
+class RowSnapshot:
+    """See CatalogSnapshot; LMDB's transaction sets the locks again as it goes along."""
 
     def __init__(self, transaction: ReadTransaction, roots: RootMap) -> None:
+        self.is_one_moment = transaction.is_snapshot
         self._transaction = transaction
         self._roots = roots
         self._cas_starts: dict[int | None, str] = {number: roots.cas_start(number) for number in roots.roots}
