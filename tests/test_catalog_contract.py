@@ -1,7 +1,8 @@
-"""The contract of catalogs, on LMDB."""
+"""The contract of catalogs, and that it leaves nothing of the protocol out."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from kvcatalog import open_catalog, schema
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
-from kvcatalog.store.protocol import CatalogStore
+from kvcatalog.store.protocol import CatalogSnapshot, CatalogStore
+from tests import catalog_races, catalog_stores
+from tests.catalog_races import CatalogRaces
 from tests.catalog_stores import CatalogStoreContract, Place, catalog
 from tests.invariants import assert_consistent
 
@@ -37,7 +40,20 @@ class Folders:
         assert_consistent(catalog)
 
 
-class TestLmdb(CatalogStoreContract):
+def test_every_method_of_the_protocol_is_tested() -> None:
+    called = {
+        node.attr
+        for module in (catalog_stores, catalog_races)
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    for protocol in (CatalogStore, CatalogSnapshot):
+        named = {name for name in vars(protocol) if not name.startswith("_")} | set(protocol.__annotations__)
+        assert named - called == set()
+        assert len(named) > 5
+
+
+class TestLmdb(CatalogStoreContract, CatalogRaces):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Place:
         return Folders(tmp_path)

@@ -100,16 +100,16 @@ def test_a_copy_that_is_killed_anywhere_is_gone_on_with(source: LmdbCatalog, tmp
         def work(_: int) -> int:
             steps = 0
             with open_catalog(folder) as catalog:
-                real = catalog._refer
+                real = catalog._refer_all
 
-                def step(operation: Any) -> Any:
+                def step(*arguments: Any, **settings: Any) -> Any:
                     nonlocal steps
                     steps += 1
                     if steps == death:
                         os.kill(os.getpid(), signal.SIGKILL)
-                    return real(operation)
+                    return real(*arguments, **settings)
 
-                catalog._refer = step  # type: ignore[method-assign]
+                catalog._refer_all = step  # type: ignore[method-assign]
                 copy_catalog(source, catalog, batch_size=batch_size)
             return steps
 
