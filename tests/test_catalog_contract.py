@@ -44,7 +44,7 @@ def test_every_method_of_the_protocol_is_tested() -> None:
     called = {
         node.attr
         for module in (catalog_stores, catalog_races)
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8")))
+        for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text("utf-8")))
         if isinstance(node, ast.Attribute)
     }
     for protocol in (CatalogStore, CatalogSnapshot):
