@@ -101,6 +101,12 @@ class Proxy:
                     raise
         raise AssertionError("unreachable")
 
+    def hang_up(self) -> None:
+        """Close what this thread has open to the server."""
+        connection = getattr(self._connections, "one", None)
+        if connection is not None:
+            connection.close()
+
 
 @contextmanager
 def between(upstream: str) -> Iterator[Proxy]:
@@ -124,6 +130,10 @@ def between(upstream: str) -> Iterator[Proxy]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def finish(self) -> None:
+            proxy.hang_up()
+            super().finish()
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
