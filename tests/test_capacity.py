@@ -79,6 +79,9 @@ def test_many_items_are_billed_one_by_one_and_a_query_as_one() -> None:
     (bill,) = billed("Query", query, {"Items": found})
     assert (bill.read_units, bill.partition) == (2, "d.0")
     assert billed("Query", query, {"Items": []})[0].read_units == 1
+    together = {"TransactItems": [{"Get": {"Key": item(sort=sort)}} for sort in (b"a", b"c")]}
+    replies = {"Responses": [{"Item": item(size=5000, sort=b"a")}, {}]}
+    assert [bill.read_units for bill in billed("TransactGetItems", together, replies)] == [4, 2]
 
 
 def test_what_nobody_knows_is_not_free() -> None:

@@ -83,6 +83,12 @@ def _batch_get(request: Body, reply: Body) -> Iterator[Bill]:
             yield _read(key, found.get(_identity(key)), _factor(wanted))
 
 
+def _transact_get(request: Body, reply: Body) -> Iterator[Bill]:
+    answers = reply.get("Responses") or [{}] * len(request["TransactItems"])
+    for each, answer in zip(request["TransactItems"], answers, strict=True):
+        yield _read(each["Get"]["Key"], answer.get("Item"), 2)
+
+
 def _query(request: Body, reply: Body) -> Iterator[Bill]:
     size = sum(map(item_bytes, reply.get("Items", ())))
     values = request.get("ExpressionAttributeValues", {})
@@ -98,6 +104,7 @@ _BILLERS: dict[str, Callable[[Body, Body], Iterator[Bill]]] = {
     "BatchWriteItem": _batch_write,
     "GetItem": _get,
     "BatchGetItem": _batch_get,
+    "TransactGetItems": _transact_get,
     "Query": _query,
 }
 
