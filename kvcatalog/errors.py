@@ -198,6 +198,12 @@ class OutputExistsError(CatalogError):
     advice = "Give another name, or --force to replace it."
 
 
+class CopyTargetError(CatalogError):
+    """The target of a copy holds what its source does not; none of that was changed."""
+
+    advice = "Copy to a new place, or bring both to what they were when an earlier copy to this one was interrupted."
+
+
 class SqlSourceError(CatalogError):
     """A database, a dump or an export cannot be read: missing, of another kind, damaged, or changed meanwhile."""
 

@@ -384,6 +384,7 @@ class CatalogPosition(Struct, frozen=True, gc=False):
     journal: int
     document: int
     variant: int
+    hold: int = 0
 
 
 class Totals(Struct, frozen=True, gc=False):

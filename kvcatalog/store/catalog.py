@@ -34,7 +34,7 @@ from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.catalog_upkeep import CatalogUpkeep
 from kvcatalog.store.operations import Scribe, register_documents
 from kvcatalog.store.protocol import Restorable, Restored
-from kvcatalog.store.tally import DOCUMENT_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
+from kvcatalog.store.tally import DOCUMENT_ID, HOLD_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -163,6 +163,7 @@ class Catalog(CatalogUpkeep):
             JOURNAL_SEQUENCE: values.size("journal", position.journal),
             DOCUMENT_ID: values.size("document", position.document),
             VARIANT_ID: values.size("variant", position.variant),
+            HOLD_ID: values.size("hold", position.hold),
         }
         for name, number in last.items():
             if number > values.ID_MAX:

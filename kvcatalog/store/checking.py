@@ -128,6 +128,13 @@ def last_check(transaction: ReadTransaction, uri: str, roots: RootMap) -> BlobCh
     return None if row is None else _check(uri, row)
 
 
+def all_checks(transaction: ReadTransaction, roots: RootMap) -> Iterator[BlobCheck]:
+    """Yield the last check of every place, by location."""
+    for key, value in transaction.items(CHECKS):
+        row = CHECK_CODEC.decode(key, value)
+        yield _check(roots.uri((row.root, row.path), None), row)
+
+
 def _claims(transaction: ReadTransaction, uri: str, roots: RootMap) -> Iterator[Claim]:
     for record in listing.documents_at(transaction, uri, roots):
         yield Claim(record.id, None, record.sha256, record.bytes)
@@ -150,6 +157,14 @@ def remember(transaction: WriteTransaction, check: BlobCheck, scribe: Scribe) ->
         why = "the bytes are not those of the record"
         entry = JournalRow(scribe.now, "quarantine", document_id, None, scribe.command, why, moved)
         changes.put_journal_entry(transaction, entry)
+
+
+def restore(transaction: WriteTransaction, check: BlobCheck, scribe: Scribe) -> BlobCheck | None:
+    """Store a check as it is where the place has none, and return the one that it has."""
+    known = last_check(transaction, check.storage_uri, scribe.roots)
+    if known is None:
+        upkeep.put_check(transaction, _merged(check, None, *_place(check.storage_uri, scribe.roots)))
+    return known
 
 
 def remember_all(transaction: WriteTransaction, found: Sequence[BlobCheck | str], scribe: Scribe) -> list[None]:

@@ -185,6 +185,13 @@ def put_hold(transaction: WriteTransaction, row: HoldRow) -> int:
     return hold_id
 
 
+def find_hold(transaction: ReadTransaction, hold_id: int) -> Hold | None:
+    """Return a protection by its id."""
+    key = id_key(hold_id)
+    value = transaction.get(HOLDS, key)
+    return None if value is None else _hold(key, value)
+
+
 def holds(transaction: ReadTransaction) -> list[Hold]:
     """Return every protection, by id."""
     return [_hold(key, value) for key, value in transaction.items(HOLDS)]
@@ -192,12 +199,10 @@ def holds(transaction: ReadTransaction) -> list[Hold]:
 
 def release_hold(transaction: WriteTransaction, hold_id: int) -> Hold | None:
     """End a protection and return it; None if there is no such hold."""
-    key = id_key(hold_id)
-    value = transaction.get(HOLDS, key)
-    if value is None:
-        return None
-    transaction.delete(HOLDS, key)
-    return _hold(key, value)
+    hold = find_hold(transaction, hold_id)
+    if hold is not None:
+        transaction.delete(HOLDS, id_key(hold_id))
+    return hold
 
 
 def _hold(key: bytes, value: bytes) -> Hold:
