@@ -1,4 +1,4 @@
-"""Transactions: what is read comes from one moment, what is written becomes visible whole or not at all.
+"""LMDB's transactions: what is read comes from one moment, what is written becomes visible whole or not at all.
 
 A transaction is a context manager and belongs to the thread that entered it. It is passed as an argument; whether it
 may write is visible in its type. What leaves it are `bytes` of their own.
@@ -39,6 +39,8 @@ class ReadTransaction(Use):
     __slots__ = ("_environment", "_epoch", "_handles", "_raw", "_ticket")
 
     _writes = False
+
+    is_snapshot = True
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -161,6 +163,10 @@ class ReadTransaction(Use):
         """Return how many values a table holds in all."""
         return self._raw.stat(self._handles[table])["entries"]
 
+    def is_empty(self, table: Table) -> bool:
+        """Tell whether a table holds nothing."""
+        return not self.entries(table)
+
     def pages(self, table: Table) -> int:
         """Return how many pages a table takes."""
         figures = self._raw.stat(self._handles[table])
@@ -257,6 +263,15 @@ class WriteTransaction(ReadTransaction):
         """Remove a key, or one value of a set; tell whether it was there."""
         self.writes += 1
         return self._raw.delete(key, value, self._handles[table])
+
+    def touch(self, table: Table, key: bytes) -> None:
+        """Do nothing: there is one writer at a time."""
+
+    def require_lease(self, name: str) -> None:
+        """Do nothing: the kernel takes no lease from a process that lives."""
+
+    def expect(self, table: Table, keys: Iterable[bytes]) -> None:
+        """Do nothing: a lookup waits for nobody."""
 
 
 def _behind(cursor: engine.RawCursor, table: Table, start: bytes, after: tuple[bytes, bytes] | None) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import Finding
 from kvcatalog.schema import (
     BY_SHA256,

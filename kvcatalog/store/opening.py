@@ -11,7 +11,7 @@ from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, Datab
 from kvcatalog.kv.engine import translate_os_error
 from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
 from kvcatalog.kv.preflight import DATA_FILE, refuse_network_file_system
-from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
     FORMAT_KEY,
     FORMAT_VERSION,
