@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -13,8 +15,11 @@ from kvcatalog import telemetry, values
 from kvcatalog.clock import to_micros
 from kvcatalog.errors import (
     CatalogError,
+    CatalogUnavailableError,
     InvalidValueError,
 )
+from kvcatalog.kv.birth import birth_of
+from kvcatalog.kv.preflight import DATA_FILE
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import (
     UNSET,
@@ -31,7 +36,7 @@ from kvcatalog.models import (
     VariantRegistrationRequest,
     Verification,
 )
-from kvcatalog.store import operations, reading, registering
+from kvcatalog.store import lifetime, operations, reading, registering
 from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
 from kvcatalog.store.operations import Scribe, register_documents
 from kvcatalog.store.protocol import Restorable, Restored
@@ -48,6 +53,25 @@ Result = TypeVar("Result")
 
 class LmdbCatalog(LmdbUpkeep):
     """A CatalogStore; made by `open_catalog`. Any thread may use it, and a forked child goes on with its own files."""
+
+    def recognise_file(self) -> None:
+        """Begin a generation if the catalog lies in another file than the one in which it was written to before.
+
+        Such a file is a copy, or came to another file system, which looks the same. Where a file system does not
+        remember when a file was made, copies pass for the original.
+        """
+        birth = birth_of(os.path.join(self._environment.path, DATA_FILE))
+        if birth is None:
+            return
+        with self._read() as transaction:
+            known = reading.read_birth(transaction)
+        if known == birth:
+            return
+        # Nothing hangs on the first time: where it cannot be written down, who comes next does it.
+        with suppress(*(() if known is not None else (CatalogUnavailableError,))):
+            self.identity = self._write(
+                lambda txn, scribe: lifetime.recognise(txn, birth, scribe), "the catalog's file is a copy, or was moved"
+            )
 
     def register_or_get(
         self,
