@@ -174,10 +174,10 @@ def test_an_error_in_place_of_all_rows_is_no_empty_result(output_format: Format)
 
 
 def test_ids_that_there_are_not_are_refused_before_anything_is_done() -> None:
-    asked: list[int] = []
+    waiting = iter([{"id": 1}])
     with pytest.raises(click.UsageError, match="no identifiers"):
-        Output("ids", io.StringIO()).rows(({"id": asked.append(1)} for _ in range(1)), ["id"], identity=None)
-    assert asked == []
+        Output("ids", io.StringIO()).rows(waiting, ["id"], identity=None)
+    assert list(waiting) == [{"id": 1}]
 
 
 def test_details_stand_one_to_a_line_with_lists_below() -> None:

@@ -25,8 +25,8 @@ Row = Mapping[str, Any]
 _TABLE_ROWS = 1000
 """Rows whose widths are taken together, so that a long listing streams."""
 
-_PADDED_MAX = 60
-"""A longer value stands out of its column, so that one of them does not make every row as long."""
+_PADDED_MAX = 64
+"""A longer value stands out of its column unless most are as long, so that one does not make every row as long."""
 
 _NESTED_ROWS = 20
 _SHORT_DIGEST = 12
@@ -166,10 +166,7 @@ class Output:
 
     def _plain_lines(self, rows: Sequence[Row], columns: Sequence[str], *, header: bool) -> Iterator[str]:
         lines = [[self._cell(column, row.get(column)) for column in columns] for row in rows]
-        widths = [
-            max(len(text) for text in cells if len(text) <= _PADDED_MAX or text is cells[0])
-            for cells in zip(columns, *lines, strict=True)
-        ]
+        widths = [_width([len(text) for text in cells]) for cells in zip(columns, *lines, strict=True)]
         right = [_is_numeric(rows, column) for column in columns]
         for cells in ([list(columns)] if header else []) + lines:
             padded = (
@@ -205,6 +202,12 @@ class Output:
         if isinstance(value, (list, tuple)):
             return ", ".join(self._cell(column, item) for item in value) or "-"
         return visible(_csv_cell(value))
+
+
+def _width(lengths: Sequence[int]) -> int:
+    """Return how wide a column is: as the longest of its cells that does not stand out."""
+    most = max(_PADDED_MAX, sorted(lengths)[(len(lengths) - 1) // 2] * 5 // 4)
+    return max(length for length in lengths if length <= most)
 
 
 def _readable(column: str, value: object) -> str | None:
