@@ -134,10 +134,10 @@ def test_what_an_interrupted_collection_did_is_told(
         path.write_bytes(b"stray")
         aged(path, 30)
     monkeypatch.setattr(executing, "BATCH_FILES", 3)
-    days = ("--orphans", "1")
+    days = ["--orphans", "1"]
     if "--plan" in options:
         assert run(["gc", *days, *options]) == ExitStatus.DONE
-        days = ()
+        days = []
     interrupt(monkeypatch, method, call=2)
     capsys.readouterr()
     status, answered, message = answer(capsys, "--json", "gc", "--apply", *days, *options)

@@ -153,8 +153,7 @@ def empty(
 
 def _nothing_of(wanted: str) -> NotFoundError:
     error = NotFoundError(f"nothing of {wanted} is in the trash")
-    error.advice = "`kvcatalog gc trash` lists the plans whose blobs are there; `kvcatalog why` tells of a place."
-    return error
+    return error.advising("`kvcatalog gc trash` lists what is there; `kvcatalog why` tells of a place.")
 
 
 def _missing(catalog: CatalogStore, store: BlobStore, plan: str) -> Iterator[Restored]:
