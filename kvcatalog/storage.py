@@ -133,7 +133,8 @@ def _find_some(known: Root, store: BlobStore, catalog: CatalogStore) -> None:
     start = len(known.uri)
     paths = [store.path_of(store.uri + record.storage_uri[start:]) for record in records]
     if paths and not any(path is not None and store.stat(path) is not None for path in paths):
-        raise RootUnreachableError(f"{store.uri}: none of {len(paths)} blobs that were looked for is there")
+        error = RootUnreachableError(f"{store.uri}: none of {len(paths)} blobs that were looked for is there")
+        raise error.advising("Check the path, and that it is mounted; `roots adopt --force` adopts it all the same.")
 
 
 def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> RootState:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvcatalog.cli import signals
 from kvcatalog.cli.exit_status import ExitStatus, status_of
 from kvcatalog.cli.text import visible
 from kvcatalog.errors import CatalogError
@@ -15,11 +16,12 @@ from kvcatalog.errors import CatalogError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_INTERRUPTIONS = (ExitStatus.INTERRUPTED, "interrupted"), (ExitStatus.TERMINATED, "terminated")
 _VERBOSE_ADVICE = "Run `kvcatalog -v …` to see where it happened."
 
 
 class InterruptedByUserError(Exception):
-    """The user pressed Control-C while a command ran."""
+    """The user pressed Control-C, or somebody sent SIGTERM, while a command ran."""
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
@@ -27,11 +29,9 @@ def wants_json(arguments: Sequence[str]) -> bool:
     options = list(arguments)
     if "--" in options:
         del options[options.index("--") :]
-    if "export-sql" in options:
-        # Behind its name --format is what it writes.
-        del options[options.index("export-sql") :]
-    formats = [after for option, after in pairwise(options) if option == "--format"]
-    formats += [option.removeprefix("--format=") for option in options]
+    before = options[: options.index("export-sql")] if "export-sql" in options else options  # behind, it is a file's
+    formats = [after for option, after in pairwise(before) if option == "--format"]
+    formats += [option.removeprefix("--format=") for option in before]
     return "--json" in options or "json" in formats or "jsonl" in formats
 
 
@@ -68,7 +68,7 @@ def _describe(error: BaseException) -> tuple[ExitStatus, str, str | None]:
         case click.ClickException():
             return ExitStatus.USAGE, error.format_message(), None
         case InterruptedByUserError() | click.Abort() | KeyboardInterrupt():
-            return ExitStatus.INTERRUPTED, "interrupted", None
+            return (*_INTERRUPTIONS[signals.was_terminated()], None)
         case OSError():
             return ExitStatus.UNAVAILABLE, str(error), _VERBOSE_ADVICE
         case _:

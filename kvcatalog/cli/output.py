@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, TextIO, get_args
 
 import msgspec
@@ -24,6 +24,9 @@ Row = Mapping[str, Any]
 
 _TABLE_ROWS = 1000
 """Rows whose widths are taken together, so that a long listing streams."""
+
+_PADDED_MAX = 64
+"""A longer value stands out of its column unless most are as long, so that one does not make every row as long."""
 
 _NESTED_ROWS = 20
 _SHORT_DIGEST = 12
@@ -49,6 +52,14 @@ class _UntilError:
         if self._error is not None:
             raise self._error
 
+    def begun(self) -> Iterable[Row]:
+        """Return the rows once it is known how they begin; raises the error that comes in place of the first."""
+        rows = iter(self)
+        first = list(islice(rows, 1))
+        if not first:
+            self.raise_it()
+        return chain(first, rows)
+
 
 class Output:
     """Writes results in one format to one stream."""
@@ -61,19 +72,21 @@ class Output:
     def rows(self, rows: Iterable[Row], columns: Sequence[str], *, identity: str | None = "id") -> None:
         """Write rows as they come; `identity` is the column that the format `ids` prints, None if there is none.
 
-        Where the rows end in an error, those before it are written whole, and then the error is raised.
+        Where the rows end in an error, those before it are written whole, and then the error is raised. If there are
+        none before it, nothing is written: that would be an empty result.
         """
+        self._refuse_ids(identity)
         until_error = _UntilError(rows)
         if self.format == "table":
-            self._write_table(until_error, columns)
+            self._write_table(until_error.begun(), columns)
         else:
-            self._write_machine_readable(until_error, columns, identity)
+            self._write_machine_readable(until_error.begun(), columns, identity)
         until_error.raise_it()
 
     def details(self, rows: Iterable[Row], columns: Sequence[str], *, identity: str | None = "id") -> None:
         """Write each row by itself where the format is table: a line for each value, a table for each list."""
         if self.format != "table":
-            self._write_machine_readable(rows, columns, identity)
+            self.rows(rows, columns, identity=identity)
             return
         for number, row in enumerate(rows):
             self._stream.write("\n" if number else "")
@@ -115,11 +128,13 @@ class Output:
             cells = [_csv_cell(row.get(column)) for column in columns]
             writer.writerow(map(visible, cells) if self._terminal else cells)
 
-    def _write_ids(self, rows: Iterable[Row], identity: str | None) -> None:
-        if identity is None:
+    def _refuse_ids(self, identity: str | None) -> None:
+        if self.format == "ids" and identity is None:
             raise UsageError("this command has no identifiers to print; choose another --format")
+
+    def _write_ids(self, rows: Iterable[Row], identity: str | None) -> None:
         for row in rows:
-            found = row[identity]
+            found = row[identity or ""]
             self._stream.writelines(
                 f"{visible(str(each))}\n"
                 for each in (found if isinstance(found, list) else [found])
@@ -151,7 +166,7 @@ class Output:
 
     def _plain_lines(self, rows: Sequence[Row], columns: Sequence[str], *, header: bool) -> Iterator[str]:
         lines = [[self._cell(column, row.get(column)) for column in columns] for row in rows]
-        widths = [max(len(text) for text in cells) for cells in zip(columns, *lines, strict=True)]
+        widths = [_width([len(text) for text in cells]) for cells in zip(columns, *lines, strict=True)]
         right = [_is_numeric(rows, column) for column in columns]
         for cells in ([list(columns)] if header else []) + lines:
             padded = (
@@ -187,6 +202,12 @@ class Output:
         if isinstance(value, (list, tuple)):
             return ", ".join(self._cell(column, item) for item in value) or "-"
         return visible(_csv_cell(value))
+
+
+def _width(lengths: Sequence[int]) -> int:
+    """Return how wide a column is: as the longest of its cells that does not stand out."""
+    most = max(_PADDED_MAX, sorted(lengths)[(len(lengths) - 1) // 2] * 5 // 4)
+    return max(length for length in lengths if length <= most)
 
 
 def _readable(column: str, value: object) -> str | None:

@@ -38,7 +38,8 @@ def answering(module: str, folder: engine.StrPath, *arguments: str) -> Iterator[
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         except OSError as error:
-            raise CatalogUnavailableError(f"no process can be started: {error}") from error
+            failure = CatalogUnavailableError(f"no process can be started: {error}")
+            raise failure.advising("End other processes, or raise what the user may start (ulimit -u).") from error
         with process:
             assert process.stdout is not None  # noqa: S101 - it was asked for
             try:
