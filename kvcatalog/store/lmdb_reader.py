@@ -350,10 +350,16 @@ class LmdbReader:
 
     def audit(self, progress: Callable[[int, int], object] | None = None) -> Iterator[Finding]:
         """See CatalogStore."""
-        from kvcatalog.store.auditing import audit  # lookups do without it
+        from kvcatalog.kv.paging import pages_out_of_place  # lookups do without them
+        from kvcatalog.store.auditing import audit
 
-        with self._read() as transaction:
-            yield from audit(transaction, progress or (lambda _done, _total: None))
+        is_sound = True
+        for table, text in pages_out_of_place(self._environment):
+            is_sound = False
+            yield Finding("file", text, table)
+        if is_sound:  # of other files the engine may die
+            with self._read() as transaction:
+                yield from audit(transaction, progress or (lambda _done, _total: None))
 
     def roots(self) -> list[Root]:
         """See CatalogStore."""
