@@ -6,7 +6,6 @@ import os
 import random
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def change(environment: Environment, chance: random.Random) -> None:
 
 
 @pytest.fixture
-def data(engine_kind: int, folder: Path) -> Iterator[Path]:
+def data(engine_kind: int, folder: Path) -> Path:
     """The file of an environment that was changed often and is closed."""
     environment = made(folder)
     chance = random.Random(1)

@@ -210,7 +210,7 @@ def _metas(path: str, descriptor: int) -> tuple[int, list[_Meta]]:
         if len(second) < page_bytes:
             raise DatabaseDamagedError(f"{path} is shorter than its two meta pages")
         metas = [
-            _Meta(page_bytes, *struct.unpack_from("<Q48xQQ", meta, header_bytes + 64), *_trees(meta, header_bytes + 24))
+            _meta(page_bytes, meta[header_bytes + 24 :])
             for meta in (first, second)
             if struct.unpack_from("<I", meta, header_bytes)[0] == _MAGIC
         ]
@@ -218,8 +218,9 @@ def _metas(path: str, descriptor: int) -> tuple[int, list[_Meta]]:
     raise DatabaseDamagedError(f"{path} is no LMDB database: neither engine's meta page is there")
 
 
-def _trees(meta: bytes, start: int) -> tuple[bytes, bytes]:
-    return meta[start : start + 48], meta[start + 48 : start + 96]
+def _meta(page_bytes: int, described: bytes) -> _Meta:
+    free_root, last_page, transaction = struct.unpack_from("<40xQ48xQQ", described)
+    return _Meta(page_bytes, free_root, last_page, transaction, described[:48], described[48:96])
 
 
 def _all_free(descriptor: int, kind: int, meta: _Meta, first_page: int) -> bool:
