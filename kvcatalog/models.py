@@ -384,6 +384,7 @@ class CatalogPosition(Struct, frozen=True, gc=False):
     journal: int
     document: int
     variant: int
+    hold: int = 0
 
 
 class Totals(Struct, frozen=True, gc=False):
@@ -397,6 +398,8 @@ class CatalogStats(Struct, frozen=True, gc=False):
     """Figures kept with every write, so that reading them scans nothing.
 
     `duplicate_documents` counts the records beyond the first of each digest, `duplicate_bytes` their sizes.
+    `file_bytes` is what the catalog takes where it is kept, `used_bytes` how much of that is in use. Of DynamoDB the
+    first is what the service tells, which is hours old, and the second is not known; so are None.
     """
 
     documents: int
@@ -413,8 +416,8 @@ class CatalogStats(Struct, frozen=True, gc=False):
     by_content_type: dict[str, Totals]
     last_document_id: int
     last_variant_id: int
-    file_bytes: int
-    used_bytes: int
+    file_bytes: int | None
+    used_bytes: int | None
 
 
 __all__ = [

@@ -178,10 +178,20 @@ def check_root(root: Root, store: BlobStore, catalog: CatalogStore) -> None:
     if marker.catalog != catalog.identity.uuid:
         raise RootOwnershipError(f"{root.uri} belongs to another catalog, {marker.catalog}")
     if marker.generation != catalog.identity.generation:
-        raise RootOwnershipError(
-            f"{root.uri} belongs to generation {marker.generation} of this catalog, which is of"
-            f" {catalog.identity.generation}"
-        )
+        raise _other_generation(root.uri, marker, catalog)
+
+
+def _other_generation(uri: str, marker: Marker, catalog: CatalogStore) -> RootOwnershipError:
+    """Return the error for a root that is of this catalog as it was before, or as it is elsewhere."""
+    error = RootOwnershipError(
+        f"{uri} belongs to generation {marker.generation} of this catalog, which is of {catalog.identity.generation}:"
+        " it was restored from a backup, copied, or moved to another disk"
+    )
+    error.advice = (
+        "If no other copy of the catalog is to go on with this root, take it over with `kvcatalog roots adopt`; else"
+        " work with that one."
+    )
+    return error
 
 
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:
@@ -249,9 +259,7 @@ def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> 
     if marker.catalog != identity.uuid:
         raise RootOwnershipError(f"{store.uri} belongs to another catalog, {marker.catalog}")
     if marker.generation != identity.generation:
-        raise RootOwnershipError(
-            f"{store.uri} belongs to generation {marker.generation} of this catalog, which is of {identity.generation}"
-        )
+        raise _other_generation(store.uri, marker, catalog)
     for root in roots:
         if root.uri == store.uri and root.uuid != marker.uuid:
             raise RootOwnershipError(f"{store.uri} holds another root of this catalog than the one it knows there")

@@ -13,8 +13,9 @@ from typing import Any
 from kvcatalog import storage
 from tests.gc_store import Place
 from tests.invariants import assert_consistent
-from tests.killing import deaths, steps_of
+from tests.killing import Watch, deaths, steps_of
 from tools.faults.checking import dangling
+from tools.faults.copies import taken_for_originals
 
 Work = Callable[[Path], object]
 
@@ -55,10 +56,19 @@ def _hanging_on(catalog: Any, document_id: int) -> tuple[Any, ...]:
     )
 
 
-def kill_everywhere(folder: Path, work: Work, seen: Callable[[], dict[str, Any]]) -> Counter[str]:
+@taken_for_originals()
+def kill_everywhere(
+    folder: Path,
+    work: Work,
+    seen: Callable[[], dict[str, Any]],
+    *,
+    begin: Callable[[], object] = lambda: None,
+    watch: Watch | None = None,
+) -> Counter[str]:
     """Kill the work at every step, do it again, and hold what is `seen` against undisturbed work; returns the steps.
 
-    The folder is put back as it is now each time; hard links, inodes apart, and times stay.
+    The folder is put back as it is now each time; hard links, inodes apart, and times stay. `begin` puts back what lies
+    elsewhere.
     """
     template = folder.with_name(f"{folder.name}-template")
     folder.rename(template)
@@ -77,11 +87,12 @@ def kill_everywhere(folder: Path, work: Work, seen: Callable[[], dict[str, Any]]
                 copied[file] = target
 
         shutil.copytree(template, folder, copy_function=copy)
+        begin()
 
     again()
-    steps = Counter(steps_of(lambda: work(folder)))
+    steps = Counter(steps_of(lambda: work(folder), watch))
     expected = seen()
-    for death in deaths(lambda: work(folder), again):
+    for death in deaths(lambda: work(folder), again, watch):
         work(folder)
         storage._open.clear()
         assert seen() == expected, death

@@ -99,7 +99,8 @@ def compact(invocation: Invocation) -> None:
     Example:
       kvcatalog compact
     """  # noqa: D301
-    done = compact_catalog(invocation.catalog_path())
+    with step_progress(is_wanted=invocation.verbosity >= 0) as progress:
+        done = compact_catalog(invocation.catalog_path(), progress=progress)
     invocation.output.item(asdict(done) | {"freed_bytes": done.bytes_before - done.bytes_after})
     invocation.note(f"{size_text(max(0, done.bytes_before - done.bytes_after))} given back")
 

@@ -37,6 +37,7 @@ _STATUSES: dict[type[errors.CatalogError], ExitStatus] = {
     errors.AmbiguousDigestError: ExitStatus.USAGE,
     errors.ManifestError: ExitStatus.USAGE,
     errors.OutputExistsError: ExitStatus.USAGE,
+    errors.CopyTargetError: ExitStatus.USAGE,
     errors.SqlSourceError: ExitStatus.USAGE,
     errors.PlanError: ExitStatus.USAGE,
     errors.NotFoundError: ExitStatus.NOT_FOUND,

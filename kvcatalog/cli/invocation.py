@@ -48,8 +48,7 @@ class Invocation:
         """What the options set, in the form of the configuration."""
         sections: dict[str, dict[str, Any]] = {}
         if self._catalog is not None:
-            backend = "dynamodb" if self._catalog.startswith("dynamodb://") else "lmdb"
-            sections["catalog"] = {"path": self._catalog, "backend": backend}
+            sections["catalog"] = _catalog(self._catalog)
         if self._root is not None:
             sections["storage"] = _storage(self._root)
         return sections
@@ -82,6 +81,14 @@ class Invocation:
             raise error.advising("Set catalog.enabled to true.")
         create = not read_only if create is None else create
         return open_catalog(target, read_only=read_only, create=create, command=command)
+
+    def open_catalog_at(self, place: str, *, read_only: bool, command: str = "cli") -> CatalogStore:
+        """Open the catalog at a path or URL, with all other settings as they are; only a writer creates one."""
+        from kvcatalog.config import load_config
+        from kvcatalog.store import open_catalog
+
+        config = load_config(self.config_path, self.overrides | {"catalog": _catalog(place)})
+        return open_catalog(config.catalog, read_only=read_only, create=not read_only, command=command)
 
     @contextmanager
     def telemetry(self, name: str) -> Iterator[None]:
@@ -148,6 +155,11 @@ class Invocation:
 
             self._file = read_config_file(path)
         return self._file
+
+
+def _catalog(place: str) -> dict[str, Any]:
+    """Return the configuration of a catalog that is given as a folder or as the URL of a table."""
+    return {"path": place, "backend": "dynamodb" if place.startswith("dynamodb://") else "lmdb"}
 
 
 def _storage(root: str) -> dict[str, Any]:

@@ -150,6 +150,13 @@ class Environment:
                         answers[table.name] = visit(table, cursor)
             return answers
 
+    def count_rows(self) -> int:
+        """Return how many values all tables that there are hold."""
+        with self._in_use() as raw:
+            handles = engine.tables_in(raw).values()
+            with raw.begin() as transaction:
+                return sum(transaction.stat(handle)["entries"] for handle in handles)
+
     def translated(self, error: engine.Error) -> Exception:
         """Return one of the engine's errors as ours; MapFull stays as it is for whoever can grow the map."""
         return error if isinstance(error, engine.MapFull) else engine.translate(error, self.path)

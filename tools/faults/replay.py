@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from kvcatalog.errors import CatalogError
+from tools.faults.copies import taken_for_originals
 from tools.faults.disk import Change, Disk, events
 from tools.faults.planting import plant
 from tools.faults.report import Report
@@ -56,6 +57,7 @@ class Replay:
         self.tried: set[tuple[object, ...]] = set()
         self.moment = 0
 
+    @taken_for_originals()
     def run(self, log: Path, top_inode: int) -> None:
         disk = Disk(top_inode)
         for event in events(log):
