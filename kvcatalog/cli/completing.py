@@ -22,8 +22,8 @@ def completion(context: click.Context, shell: str) -> None:
 
     \b
     Example:
-      eval "$(kvcatalog completion bash)"                     # in ~/.bashrc
-      eval "$(kvcatalog completion zsh)"                      # in ~/.zshrc, behind compinit
+      eval "$(kvcatalog completion bash)"          # in ~/.bashrc
+      eval "$(kvcatalog completion zsh)"           # in ~/.zshrc, behind compinit
       kvcatalog completion fish > ~/.config/fish/completions/kvcatalog.fish
     """  # noqa: D301
     from click.shell_completion import get_completion_class
