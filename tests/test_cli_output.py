@@ -144,6 +144,15 @@ def test_long_values_are_folded_on_a_terminal_and_never_cut() -> None:
     assert url in written("table", [{"id": 1, "url": url}])
 
 
+def test_where_a_terminal_is_too_narrow_for_columns_each_row_stands_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any]] = [{f"column {number}": number * 10**6 for number in range(8)}] * 2
+    monkeypatch.setenv("COLUMNS", "100")
+    assert len(written("table", rows, terminal=True).splitlines()) == 3
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = written("table", rows, terminal=True).splitlines()
+    assert lines == [*(f"column {number}  {number * 10**6}" for number in range(8)), ""] * 2
+
+
 def test_a_long_value_makes_its_own_row_long_and_no_other() -> None:
     rows = [
         {"id": 1, "url": "x" * 500, "run": "a"},

@@ -132,6 +132,15 @@ class TestFailures:
             assert error["advice"]
             assert "\x7f" not in message
 
+    def test_a_message_does_not_fill_the_screen(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        item = "x" * 100_000
+        assert run(["--catalog", str(path), "show", item]) == ExitStatus.NOT_FOUND
+        message = capsys.readouterr().err
+        assert len(message) < 1200
+        assert "is not in the catalog" in message
+        assert run(["--json", "--catalog", str(path), "show", item]) == ExitStatus.NOT_FOUND
+        assert item in json.loads(capsys.readouterr().err)["error"]["message"]
+
     def test_usage_errors_are_json_too(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["--catalog", str(path), "show", "--json", "--colour", "1"]) == ExitStatus.USAGE
         assert "--colour" in json.loads(capsys.readouterr().err)["error"]["message"]

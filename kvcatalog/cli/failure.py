@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTIONS = (ExitStatus.INTERRUPTED, "interrupted"), (ExitStatus.TERMINATED, "terminated")
+_MESSAGE_MAX = 1000
 _VERBOSE_ADVICE = "Run `kvcatalog -v …` to see where it happened."
 
 
@@ -50,7 +51,7 @@ def report(error: BaseException, *, as_json: bool, verbose: bool) -> ExitStatus:
         lines = [json.dumps({"error": facts}).replace("\x7f", "\\u007f")]
     else:
         usage = error.ctx.get_usage().splitlines() if isinstance(error, click.UsageError) and error.ctx else []
-        lines = [*map(visible, usage), visible(f"kvcatalog: {message}"), *([visible(advice)] if advice else [])]
+        lines = [visible(_shortened(line)) for line in (*usage, f"kvcatalog: {message}", advice) if line]
     sys.stderr.write("\n".join(lines) + "\n")
     return status
 
@@ -74,6 +75,14 @@ def _describe(error: BaseException) -> tuple[ExitStatus, str, str | None]:
         case _:
             message = f"unexpected {type(error).__name__}: {error}"
             return ExitStatus.UNAVAILABLE, message, _VERBOSE_ADVICE
+
+
+def _shortened(text: str) -> str:
+    """Return a text that does not fill the screen with a value of any length; JSON has the whole."""
+    left_out = len(text) - _MESSAGE_MAX
+    return (
+        text if left_out <= 0 else f"{text[: _MESSAGE_MAX // 2]} [... {left_out} more ...] {text[-_MESSAGE_MAX // 2 :]}"
+    )
 
 
 def _write_traceback(error: BaseException) -> None:

@@ -43,9 +43,9 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "add": _Place("adding", "add", "store local files"),
         "import-manifest": _Place("importing", "import_manifest", "register what runs did"),
         "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
+        "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
         "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
         "copy": _Place("copying", "copy", "all, to another catalog"),
-        "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
     },
     "Keep in order": {
         "gc": _Place("collecting", "gc", "what nothing refers to"),

@@ -28,6 +28,9 @@ _TABLE_ROWS = 1000
 _PADDED_MAX = 64
 """A longer value stands out of its column unless most are as long, so that one does not make every row as long."""
 
+_FOLDED_MIN = 8
+"""Characters to a line of a folded value, at least."""
+
 _NESTED_ROWS = 20
 _SHORT_DIGEST = 12
 _GAP = "  "
@@ -156,13 +159,24 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
+        console = Console(file=self._stream, highlight=False, markup=False, emoji=False)
+        cells = [[self._cell(column, row.get(column)) for column in columns] for row in rows]
+        if console.width < _width_min(columns, cells):
+            self._write_narrowly(rows, columns)
+            return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             justify: Literal["left", "right"] = "right" if _is_numeric(rows, column) else "left"
             table.add_column(column, justify=justify, overflow="fold", no_wrap=justify == "right")
+        for row in cells:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+    def _write_narrowly(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
+        """Write each row by itself, where columns would be left out for want of room."""
         for row in rows:
-            table.add_row(*(Text(self._cell(column, row.get(column))) for column in columns))
-        Console(file=self._stream, highlight=False, markup=False, emoji=False).print(table)
+            self._write_details({column: row.get(column) for column in columns})
+            self._stream.write("\n")
 
     def _plain_lines(self, rows: Sequence[Row], columns: Sequence[str], *, header: bool) -> Iterator[str]:
         lines = [[self._cell(column, row.get(column)) for column in columns] for row in rows]
@@ -210,9 +224,15 @@ def _width(lengths: Sequence[int]) -> int:
     return max(length for length in lengths if length <= most)
 
 
+def _width_min(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table must be to show all of its columns, the long ones folded."""
+    longest = [max(map(len, each)) for each in zip(columns, *cells, strict=True)]
+    return sum(min(width, _FOLDED_MIN) for width in longest) + len(_GAP) * (len(longest) - 1)
+
+
 def _readable(column: str, value: object) -> str | None:
     """Return a size, a time or a digest as people like to read it, None for all else."""
-    if isinstance(value, int) and column.endswith("bytes"):
+    if isinstance(value, int) and (column.endswith("bytes") or column.startswith("bytes_")):
         return size_text(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%SZ")

@@ -391,7 +391,7 @@ class Environment:
 
     def _open_tables(self, raw: engine.RawEnvironment) -> dict[Table, engine.RawDatabase]:
         """Open each table, making those that are not there yet; for a reader a missing one is an error."""
-        if not any(engine.has_table(raw, table) for table in self._tables):
+        if self._tables and not any(engine.has_table(raw, table) for table in self._tables):
             raise engine.foreign(self.path)
         if self.read_only:
             # Without a transaction of its own a handle is opened in one that the binding commits; a reader's that is
