@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from kvcatalog.durable import write_whole
@@ -135,21 +138,34 @@ def prepare_lock_file(folder: engine.StrPath) -> None:
 
 
 def _create_lock_file(folder: engine.StrPath, path: str) -> None:
-    temporary = os.path.join(folder, f".{LOCK_FILE}.{os.urandom(8).hex()}")
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
-        try:
+        with _new_file(folder) as (descriptor, link):
             _give_to_owner_of_data(folder, descriptor)
             write_whole(descriptor, bytes(_LOCK_HEADER_BYTES + _READER_SLOT_BYTES * engine.READERS_MAX))
             os.fsync(descriptor)
-            os.link(temporary, path)
-        except FileExistsError:
-            return  # another process was faster, and its file is as good
-        finally:
-            os.close(descriptor)
-            os.unlink(temporary)
+            with suppress(FileExistsError):  # another process was faster, and its file is as good
+                os.link(link, path, src_dir_fd=descriptor, follow_symlinks=True)
     except OSError as error:
         raise engine.translate_os_error(error, path) from error
+
+
+@contextmanager
+def _new_file(folder: engine.StrPath) -> Iterator[tuple[int, str]]:
+    """Yield a new file and the path by which it can be linked; where it can have no name, nothing is left of it."""
+    name = ""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o664)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
+            raise
+        name = os.path.join(folder, f".{LOCK_FILE}.{os.urandom(8).hex()}")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
+    try:
+        yield descriptor, os.path.abspath(name) if name else f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+        if name:
+            os.unlink(name)
 
 
 def _give_to_owner_of_data(folder: engine.StrPath, descriptor: int) -> None:
