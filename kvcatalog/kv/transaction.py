@@ -88,6 +88,10 @@ class ReadTransaction(Use):
                 self._raw.abort()
         self._environment.let_go(self)
 
+    def commit_number(self) -> int:
+        """Return the number of the last commit that it sees; in a write transaction, of the one that it will be."""
+        return self._raw.id()
+
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return the value under a key; of a set, the lowest."""
         return self._raw.get(key, None, self._handles[table])
@@ -207,7 +211,7 @@ class WriteTransaction(ReadTransaction):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.number = self._raw.id()
+        self.number = self.commit_number()
         number, state = self._environment.carried
         self.inherited = state if number + 1 == self.number else None
         return self
