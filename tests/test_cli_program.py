@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +40,17 @@ def commands_of(command: click.Command, *path: str) -> Iterator[list[str]]:
 
 COMMANDS = tuple(commands_of(group))
 PROGRAM = (sys.executable, "-c", "from kvcatalog.cli import main; main()")
+
+
+def give(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Write to a process's standard input, and wait until it has taken that and waits for more."""
+    assert process.stdin is not None
+    process.stdin.write(data)
+    process.stdin.flush()
+    left = bytearray(4)
+    while process.poll() is None and not fcntl.ioctl(process.stdin, termios.FIONREAD, left) and any(left):
+        time.sleep(0.01)
+    time.sleep(0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -211,11 +224,12 @@ class TestFailures:
     def test_a_signal_ends_a_command_in_order(
         self, path: Path, number: signal.Signals, status: ExitStatus, message: bytes
     ) -> None:
+        line = {"artifact_id": "W1", "source_url": "u", "resolver": "r", "status": "success", "storage_uri": "s3://b/k"}
         command = [*PROGRAM, "--catalog", str(path), "import-manifest", "-"]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
-            time.sleep(1.5)
+            give(process, json.dumps(line).encode() + b"\n")
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
         assert process.returncode == status
@@ -226,7 +240,7 @@ class TestFailures:
         with subprocess.Popen(
             ["bash", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
-            time.sleep(1.5)
+            give(process, b"a\n")
             process.terminate()
             said, _ = process.communicate(b"a\n", timeout=60)
         assert (process.returncode, said.split()[-1]) == (ExitStatus.DONE, b"1")

@@ -294,10 +294,17 @@ def test_times_are_understood(text: str, seconds: float) -> None:
         ("search", "created>9999999-01-01"),
         ("dedup-report", "--min-count", "-1"),
         ("show", "--kind", "id", "9" * 30),
+        ("import-manifest", ""),
+        ("--catalog", "", "stats"),
+        ("--root", "", "gc"),
+        ("backup", ""),
+        ("export-sql", "-o", ""),
+        ("gc", "restore", ""),
+        ("verify", "--run", ""),
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )
-def test_a_number_that_is_none_or_beyond_all_bounds_is_a_wrong_turn(cli: Cli, arguments: tuple[str, ...]) -> None:
+def test_what_is_empty_or_no_number_or_beyond_all_bounds_is_a_wrong_turn(cli: Cli, arguments: tuple[str, ...]) -> None:
     ran = cli(*arguments)
     assert (ran.status, ran.out) == (ExitStatus.USAGE, ""), ran.err
     assert "Traceback" not in ran.err

@@ -77,6 +77,8 @@ def verify(
       kvcatalog verify --filter resolver=unpaywall --sample 5% --json
       kvcatalog verify doi:10.1234/abc --quarantine
     """  # noqa: D301
+    if run_id == "":
+        raise click.UsageError("--run is empty; --filter run= chooses what no run registered")
     if items and (run_id is not None or filters):
         raise click.UsageError("give RECORDs, or --run and --filter")
     if quarantine and stat_only:
