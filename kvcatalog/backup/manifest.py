@@ -76,7 +76,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> BackupManifest:
         with open(path, "rb") as file:
             text = file.read(_MANIFEST_BYTES_MAX)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BackupError(f"{os.fspath(folder)}: there is no backup") from error
+        none = BackupError(f"{os.fspath(folder)}: there is no backup")
+        none.advice = "Name the folder that `kvcatalog backup` made: data.mdb and backup.json lie in it."
+        raise none from error
     except OSError as error:
         raise translate_os_error(error, path) from error
     try:

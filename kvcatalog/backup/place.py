@@ -29,7 +29,9 @@ def refuse_taken(field: str, folder: str) -> None:
         pass
     except OSError as error:
         raise translate_os_error(error, folder) from error
-    raise InvalidValueError(field, f"{folder} is there already, and nothing is written over")
+    error = InvalidValueError(field, f"{folder} is there already, and nothing is written over")
+    error.advice = "Name a folder that is not there yet; `restore` takes it with --to."
+    raise error
 
 
 @contextmanager
