@@ -14,6 +14,7 @@ from kvcatalog.errors import (
     CatalogMissingError,
     CatalogUnavailableError,
     ConfigError,
+    CopyTargetError,
     CorruptRecordError,
     DatabaseDamagedError,
     DigestMismatchError,
@@ -63,6 +64,7 @@ from kvcatalog.store import open_catalog
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, load_config
+    from kvcatalog.copying import CopyReport, compare_catalogs, copy_catalog, plan_copy
     from kvcatalog.digest import HashingWriter
     from kvcatalog.export_sql import ExportReport, export_sql, export_to_postgres
     from kvcatalog.finalize import DownloadOutcome, finalize_candidate_download
@@ -91,6 +93,8 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ContentDownloadConfig",
+    "CopyReport",
+    "CopyTargetError",
     "CorruptRecordError",
     "DatabaseDamagedError",
     "DigestMismatchError",
@@ -140,6 +144,8 @@ __all__ = [
     "VerifyRun",
     "__version__",
     "adopt_root",
+    "compare_catalogs",
+    "copy_catalog",
     "export_sql",
     "export_to_postgres",
     "finalize_candidate_download",
@@ -148,6 +154,7 @@ __all__ = [
     "load_config",
     "open_catalog",
     "parse_filter",
+    "plan_copy",
     "verify_blobs",
 ]
 
@@ -159,6 +166,10 @@ _ON_USE = {
     "load_config": "kvcatalog.config",
     "DownloadOutcome": "kvcatalog.finalize",
     "finalize_candidate_download": "kvcatalog.finalize",
+    "CopyReport": "kvcatalog.copying",
+    "compare_catalogs": "kvcatalog.copying",
+    "copy_catalog": "kvcatalog.copying",
+    "plan_copy": "kvcatalog.copying",
     "ExportReport": "kvcatalog.export_sql",
     "export_sql": "kvcatalog.export_sql",
     "export_to_postgres": "kvcatalog.export_sql",

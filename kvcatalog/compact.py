@@ -33,5 +33,6 @@ def compact(path: str | os.PathLike[str], *, progress: Progress | None = None) -
     if not os.path.exists(os.path.join(folder, DATA_FILE)):
         raise CatalogMissingError(f"{folder}: there is no catalog")
     if os.path.exists(os.path.join(folder, BACKUP_FILE)):
-        raise CatalogUnavailableError(f"{folder} is a backup, and stays as it is")
+        error = CatalogUnavailableError(f"{folder} is a backup, and stays as it is")
+        raise error.advising("Compact the catalog itself; what `kvcatalog restore` makes of a backup is a catalog.")
     return Compaction(folder, *compact_environment(folder, seal=put_file_right, progress=progress))

@@ -133,7 +133,8 @@ def _find_some(known: Root, store: BlobStore, catalog: CatalogStore) -> None:
     start = len(known.uri)
     paths = [store.path_of(store.uri + record.storage_uri[start:]) for record in records]
     if paths and not any(path is not None and store.stat(path) is not None for path in paths):
-        raise RootUnreachableError(f"{store.uri}: none of {len(paths)} blobs that were looked for is there")
+        error = RootUnreachableError(f"{store.uri}: none of {len(paths)} blobs that were looked for is there")
+        raise error.advising("Check the path, and that it is mounted; `roots adopt --force` adopts it all the same.")
 
 
 def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> RootState:
@@ -186,11 +187,10 @@ def _other_generation(uri: str, marker: Marker, catalog: CatalogStore) -> RootOw
         f"{uri} belongs to generation {marker.generation} of this catalog, which is of {catalog.identity.generation}:"
         " it was restored from a backup, copied, or moved to another disk"
     )
-    error.advice = (
+    return error.advising(
         "If no other copy of the catalog is to go on with this root, take it over with `kvcatalog roots adopt`; else"
         " work with that one."
     )
-    return error
 
 
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:

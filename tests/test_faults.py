@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.faults import same_keys
 from tools.faults.__main__ import HARNESSES
 from tools.faults.planting import VARIABLE
 
@@ -63,13 +64,35 @@ def test_no_record_lacks_its_blob_while_garbage_is_collected(layout: str, more: 
     assert figures["taken"] != "0"
 
 
-@pytest.mark.parametrize("mistake", ["not-condemned", "not-checked-again"])
+@pytest.mark.parametrize("mistake", ["not-condemned", "not-checked-again", "condemned-not-checked"])
 def test_a_mistake_in_collecting_is_seen(mistake: str) -> None:
     status, printed = killed(
         "--seconds", "60", "--contents", "200", mistake=mistake, harness="gc_race"
     )  # it ends when one shows
     assert status == 1, printed
     assert "there is no such blob" in printed or "nothing lies at" in printed
+
+
+def test_processes_make_each_of_the_same_keys_once() -> None:
+    status, printed = killed("--keys", "300", harness="same_keys")
+    figures = dict(line.split() for line in printed.splitlines())
+    assert (status, figures["violations"], figures["keys"]) == (0, "0", "300"), printed
+
+
+def test_answers_that_do_not_agree_are_seen() -> None:
+    sound = [(0, 1, "registered", "t"), (0, 1, "existing", "t"), (1, 2, "existing", "t"), (1, 2, "registered", "t")]
+    assert list(same_keys.findings(sound, 2, 2)) == []
+    for place, wrong, finding in (
+        (0, (0, 1, "existing", "t"), "key 0"),
+        (1, (0, 1, "registered", "t"), "key 0"),
+        (1, (0, 3, "existing", "t"), "key 0"),
+        (3, (1, 1, "registered", "t"), "key 1"),
+    ):
+        found = list(same_keys.findings([*sound[:place], wrong, *sound[place + 1 :]], 2, 2))
+        assert any(finding in text for text in found)
+    assert list(same_keys.findings(sound[:2] + [(1, 1, *answer[2:]) for answer in sound[2:]], 2, 2)) == [
+        "an id has come twice"
+    ]
 
 
 NOT_TRIED = 3
@@ -109,6 +132,10 @@ def test_nothing_is_lost_by_any_fault(harness: str) -> None:
         ("damage", "checksum-not-checked", "wrong"),
         ("damage", "file-not-checked", "cut, case .*: died"),
         ("circumstances", "fork-not-noticed", "VIOLATION in fork"),
+        ("model", "conflicts-not-asked", "in collect_garbage|in reconcile"),
+        ("model", "holds-not-asked", "in collect_garbage"),
+        ("model", "trash-not-looked-at", "in empty_trash"),
+        ("model", "generation-kept", "in is_refused"),
     ],
 )
 def test_each_harness_sees_the_mistakes_that_are_its_own(harness: str, mistake: str, finding: str) -> None:

@@ -66,8 +66,8 @@ def restore(invocation: Invocation, source: str, *, target: str | None, dry_run:
 
     \b
     Example:
-      kvcatalog restore /backups/catalog-2025-03-01 --to state/restored.lmdb
-      kvcatalog restore /backups/catalog-2025-03-01 --to state/restored.lmdb --apply
+      kvcatalog restore /backups/2025-03-01 --to state/restored.lmdb
+      kvcatalog restore /backups/2025-03-01 --to state/restored.lmdb --apply
     """  # noqa: D301
     path = invocation.catalog_path() if target is None else target
     with step_progress(is_wanted=invocation.verbosity >= 0) as progress:

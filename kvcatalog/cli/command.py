@@ -17,7 +17,7 @@ else:
     _Type = click.ParamType
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
-FORMAT_HELP = f"{', '.join(FORMATS)}; csv is exact, as the data has it."
+FORMAT_HELP = f"{', '.join(FORMATS).replace('csv', 'csv (exact)')}."
 
 
 class _FileName(_Type):

@@ -1,4 +1,4 @@
-"""Transactions: what is read comes from one moment, what is written becomes visible whole or not at all.
+"""LMDB's transactions: what is read comes from one moment, what is written becomes visible whole or not at all.
 
 A transaction is a context manager and belongs to the thread that entered it. It is passed as an argument; whether it
 may write is visible in its type. What leaves it are `bytes` of their own.
@@ -32,6 +32,9 @@ class Use:
 
     thread: int
 
+    def give_up(self) -> None:
+        """End what an interruption has left open."""
+
 
 class ReadTransaction(Use):
     """A snapshot of the environment."""
@@ -40,14 +43,20 @@ class ReadTransaction(Use):
 
     _writes = False
 
+    is_snapshot = True
+
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
     def __enter__(self) -> Self:
         environment = self._environment
         self._epoch = environment.epoch
-        self._raw, self._ticket = environment.begin(self, write=self._writes)
-        self._handles = environment.handles
+        try:
+            self._raw, self._ticket = environment.begin(self, write=self._writes)
+            self._handles = environment.handles
+        except BaseException:
+            self.give_up()
+            raise
         return self
 
     def __exit__(
@@ -71,6 +80,17 @@ class ReadTransaction(Use):
 
     def _end(self, raw: engine.RawTransaction, *, failed: bool) -> None:  # noqa: ARG002  a reader's end is the same
         raw.abort()
+
+    def give_up(self) -> None:
+        """End what an interruption has left open on entering or leaving."""
+        with suppress(AttributeError, engine.Error):
+            if self._epoch == self._environment.epoch:
+                self._raw.abort()
+        self._environment.let_go(self)
+
+    def commit_number(self) -> int:
+        """Return the number of the last commit that it sees; in a write transaction, of the one that it will be."""
+        return self._raw.id()
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return the value under a key; of a set, the lowest."""
@@ -161,6 +181,10 @@ class ReadTransaction(Use):
         """Return how many values a table holds in all."""
         return self._raw.stat(self._handles[table])["entries"]
 
+    def is_empty(self, table: Table) -> bool:
+        """Tell whether a table holds nothing."""
+        return not self.entries(table)
+
     def pages(self, table: Table) -> int:
         """Return how many pages a table takes."""
         figures = self._raw.stat(self._handles[table])
@@ -187,7 +211,7 @@ class WriteTransaction(ReadTransaction):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.number = self._raw.id()
+        self.number = self.commit_number()
         number, state = self._environment.carried
         self.inherited = state if number + 1 == self.number else None
         return self
@@ -208,13 +232,6 @@ class WriteTransaction(ReadTransaction):
                 self._environment.carried = (self.number, state)
                 raise
             self._environment.carried = (self.number, state)
-
-    def give_up(self) -> None:
-        """End what an interruption has left open on entering or leaving."""
-        with suppress(AttributeError, engine.Error):
-            if self._epoch == self._environment.epoch:
-                self._raw.abort()
-        self._environment.let_go(self)
 
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
         """Set the value under a key; in a table of sets, add it.
@@ -257,6 +274,15 @@ class WriteTransaction(ReadTransaction):
         """Remove a key, or one value of a set; tell whether it was there."""
         self.writes += 1
         return self._raw.delete(key, value, self._handles[table])
+
+    def touch(self, table: Table, key: bytes) -> None:
+        """Do nothing: there is one writer at a time."""
+
+    def require_lease(self, name: str) -> None:
+        """Do nothing: the kernel takes no lease from a process that lives."""
+
+    def expect(self, table: Table, keys: Iterable[bytes]) -> None:
+        """Do nothing: a lookup waits for nobody."""
 
 
 def _behind(cursor: engine.RawCursor, table: Table, start: bytes, after: tuple[bytes, bytes] | None) -> bool:

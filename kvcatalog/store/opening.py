@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from kvcatalog.clock import now_micros
 from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, DatabaseDamagedError, UnsupportedFormatError
 from kvcatalog.kv.birth import birth_of
-from kvcatalog.kv.engine import translate_os_error
+from kvcatalog.kv.engine import foreign, translate_os_error
 from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
 from kvcatalog.kv.preflight import DATA_FILE, refuse_network_file_system
-from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
     BIRTH_KEY,
     FORMAT_KEY,
@@ -59,7 +59,8 @@ def open_lmdb_catalog(
         _create(folder)
     if os.path.exists(os.path.join(folder, BACKUP_FILE)):
         if not read_only:
-            raise CatalogUnavailableError(f"{folder} is a backup: restore it to a new place, and write there")
+            error = CatalogUnavailableError(f"{folder} is a backup, to which nothing is written")
+            raise error.advising(f"Make a catalog of it: kvcatalog restore {folder} --to PATH --apply")
         locking = False
     with _opened(
         folder, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes, locking=locking
@@ -160,8 +161,7 @@ def _version_alone(folder: str) -> int:
 
 def _older_format(folder: str, version: int) -> UnsupportedFormatError:
     error = UnsupportedFormatError(f"{folder} has format {version}; open it once for writing to bring it up to date")
-    error.advice = "Run a command that writes, such as `kvcatalog add`, or open it with kvcatalog.open_catalog."
-    return error
+    return error.advising("Run a command that writes, such as `kvcatalog verify`, or kvcatalog.open_catalog does it.")
 
 
 def _format_version(environment: Environment) -> int:
@@ -172,12 +172,17 @@ def _format_version(environment: Environment) -> int:
 def _read_version(transaction: ReadTransaction, path: str) -> int:
     value = transaction.get(META, FORMAT_KEY)
     if value is None:
-        raise DatabaseDamagedError(f"{path} is an LMDB environment, but no catalog of ours")
+        raise foreign(path)
     return NUMBER_CODEC.decode(FORMAT_KEY, value)
 
 
 def _migrate(environment: Environment, old: int) -> None:
-    with environment.write() as transaction:
-        if _read_version(transaction, environment.path) == old:  # another process may have been here first
-            MIGRATIONS[old](transaction)
-            transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, old + 1))
+    transaction = environment.write()
+    try:
+        with transaction:
+            if _read_version(transaction, environment.path) == old:  # another process may have been here first
+                MIGRATIONS[old](transaction)
+                transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, old + 1))
+    except BaseException:
+        transaction.give_up()
+        raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import TypeVar
 
 from kvcatalog.clock import from_micros
 from kvcatalog.errors import CorruptRecordError
 from kvcatalog.kv.keys import prefix_end
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import CatalogIdentity, Conflict, DocumentRecord, JournalEntry, Root, VariantRecord
 from kvcatalog.schema import (
     BIRTH_KEY,
@@ -211,6 +212,11 @@ def document_record(
         from_micros(row.created + row.updated_after) if row.updated_after else created,
         row.run_id,
     )
+
+
+def updated_at(row: DocumentRow) -> datetime:
+    """Return when a document was changed last."""
+    return from_micros(row.created + row.updated_after)
 
 
 def variant_record(variant_id: int, row: VariantRow, roots: RootMap) -> VariantRecord:

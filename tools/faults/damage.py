@@ -170,7 +170,9 @@ class Damage:
                 told = any(True for _ in examine(self.victim))
             except CatalogError:
                 told = True
-            if not told:
+            if not told and kind == "old page" and outcome == "less":
+                report.count("outdated, untold")
+            elif not told:
                 report.wrong(where, [f"{outcome}, and the audit does not tell"])
 
     def in_child(self) -> tuple[Outcome, str]:
