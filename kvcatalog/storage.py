@@ -187,11 +187,10 @@ def _other_generation(uri: str, marker: Marker, catalog: CatalogStore) -> RootOw
         f"{uri} belongs to generation {marker.generation} of this catalog, which is of {catalog.identity.generation}:"
         " it was restored from a backup, copied, or moved to another disk"
     )
-    error.advice = (
+    return error.advising(
         "If no other copy of the catalog is to go on with this root, take it over with `kvcatalog roots adopt`; else"
         " work with that one."
     )
-    return error
 
 
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:

@@ -30,22 +30,26 @@ def state(folder: Path, opened: Callable[[Path], Place], *, roots: tuple[str, ..
     )
     place = opened(folder)
     try:
-        told = Counter(
-            (entry.action, entry.document_id, entry.changes.get("storage_uri", ("",))[0])
-            for entry in place.catalog.journal()
-            if entry.action not in {"begin", "finish", "root"}
-        )
         assert dangling(place.catalog, place.store) == []
         assert place.catalog.condemned() == []
         assert_consistent(place.catalog)
-        catalog = place.catalog
-        records = [
-            (record.id, record.storage_uri, record.sha256, *_hanging_on(catalog, record.id))
-            for record in catalog.iter_records()
-        ]
+        return {"files": files, **recorded(place.catalog)}
     finally:
         place.close()
-    return {"files": files, "journal": told, "records": records}
+
+
+def recorded(catalog: Any) -> dict[str, Any]:
+    """Return what a catalog holds, and what its journal tells."""
+    told = Counter(
+        (entry.action, entry.document_id, entry.changes.get("storage_uri", ("",))[0])
+        for entry in catalog.journal()
+        if entry.action not in {"begin", "finish", "root"}
+    )
+    records = [
+        (record.id, record.storage_uri, record.sha256, *_hanging_on(catalog, record.id))
+        for record in catalog.iter_records()
+    ]
+    return {"journal": told, "records": records}
 
 
 def _hanging_on(catalog: Any, document_id: int) -> tuple[Any, ...]:

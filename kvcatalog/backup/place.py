@@ -30,7 +30,7 @@ def refuse_taken(field: str, folder: str) -> None:
     except OSError as error:
         raise translate_os_error(error, folder) from error
     taken = InvalidValueError(field, f"{folder} is there already, and nothing is written over")
-    raise taken.advising("Give a path that is not there yet.")
+    raise taken.advising("Give a path that is not there yet; `restore` takes it with --to.")
 
 
 @contextmanager

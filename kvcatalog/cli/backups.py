@@ -30,9 +30,12 @@ def backup(invocation: Invocation, destination: str) -> ExitStatus:
     catalog is made of it with `restore`; blobs are not copied. The exit status is 1 if the catalog is not in order:
     `audit` tells what is wrong.
 
+    DEST must be a new folder each time, and none is ever removed.
+
     \b
     Example:
       kvcatalog backup /backups/catalog-2025-03-01
+      kvcatalog backup "/backups/$(date +%F)"
     """  # noqa: D301 - click's mark for lines that are not wrapped
     path = invocation.catalog_path()
     with step_progress(is_wanted=invocation.verbosity >= 0) as progress:
