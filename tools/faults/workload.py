@@ -16,6 +16,7 @@ from msgspec import Struct, structs
 
 from kvcatalog import finalize_candidate_download, open_catalog, storage
 from kvcatalog.config import CatalogConfig, StorageConfig
+from kvcatalog.errors import NotFoundError
 from kvcatalog.models import RegistrationRequest, SightingRequest
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
@@ -197,9 +198,10 @@ def _change(step: Step, known: int, catalog: LmdbCatalog) -> None:
 
 
 def document_id(catalog: LmdbCatalog, key: Key) -> int:
-    """Return the id of a document that is there."""
+    """Return the id of a document; NotFoundError."""
     record = catalog.get(**identity(key))
-    assert record is not None, f"{key} is not there"
+    if record is None:
+        raise NotFoundError(f"{key} is not there")
     return record.id
 
 
