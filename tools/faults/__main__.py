@@ -42,7 +42,7 @@ class Extent(Struct, frozen=True):
     steps: int = 25
     files: int = 150
     rounds: int = 1
-    examples: int = 6
+    examples: int = 3
     long: bool = False
 
 

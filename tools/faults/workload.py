@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,13 @@ class Place(Struct, frozen=True):
         return StorageConfig.model_validate({"root_dir": str(self.folder / "root"), "layout": self.layout})
 
 
-@cache
+@lru_cache(maxsize=1024)
 def content_of(number: int) -> bytes:
     """Return a content; some have equal sizes, and the sizes reach over several blocks."""
     return f"content {number:05} ".encode() * (1 + number % 5 * 150)
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def digest_of(number: int) -> str:
     return hashlib.sha256(content_of(number)).hexdigest()
 
