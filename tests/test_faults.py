@@ -126,6 +126,7 @@ def test_nothing_is_lost_by_any_fault(harness: str) -> None:
         ("replay", "file-not-flushed", "cannot be read|other bytes|nothing lies at"),
         ("replay", "folder-not-flushed", "None is there"),
         ("replay", "commit-not-flushed", "is there, and not one of"),
+        ("disks", "folder-not-flushed", "None is there|nothing lies at|cannot be read"),
         ("failing", "error-swallowed", "a flush failed, and nobody heard of it"),
         ("surroundings", "lock-file-not-backed", "-7"),
         ("surroundings", "root-not-checked", "Directory not empty: .*/root"),

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct, structs
 
-from tools.faults import circumstances, damage, failing, killing, model, replay
+from tools.faults import circumstances, damage, failing, file_systems, killing, model, replay
 from tools.faults.calls import CALLS
 from tools.faults.failing import EVERY_FAULT, SHORT_FAULTS
+from tools.faults.file_systems import STATES_AT_ONCE
 from tools.faults.planting import VARIABLE, plant
 from tools.faults.report import Report, table
 from tools.faults.shim import NoCompilerError
@@ -37,17 +38,18 @@ class Extent(Struct, frozen=True):
 
     cycles: int = 8
     states: int = 800
+    disks: int = 12
     steps: int = 25
     files: int = 150
     rounds: int = 1
-    examples: int = 6
+    examples: int = 3
     long: bool = False
 
 
 SHORT = Extent()
-LONG = Extent(cycles=1000, states=50_000, steps=150, files=10_000, rounds=20, examples=1000, long=True)
+LONG = Extent(cycles=1000, states=50_000, disks=1000, steps=150, files=10_000, rounds=20, examples=1000, long=True)
 
-FIGURES = ("cycles", "states", "steps", "files", "rounds", "examples")
+FIGURES = ("cycles", "states", "disks", "steps", "files", "rounds", "examples")
 
 
 def _kills(seed: int, extent: Extent) -> Iterator[Report]:
@@ -74,6 +76,11 @@ def _replay(seed: int, extent: Extent) -> Iterator[Report]:
         left -= report.cases
         seed += 1
         yield report
+
+
+def _disks(seed: int, extent: Extent) -> Iterator[Report]:
+    states = STATES_AT_ONCE if MISTAKE else extent.disks
+    yield from file_systems.run_all(states, steps=min(extent.steps, 60), seed=seed, mistake=MISTAKE)
 
 
 def _failing(_: int, extent: Extent) -> Iterator[Report]:
@@ -109,6 +116,7 @@ def _model(seed: int, extent: Extent) -> Iterator[Report]:
 HARNESSES: dict[str, Callable[[int, Extent], Iterator[Report]]] = {
     "kills": _kills,
     "replay": _replay,
+    "disks": _disks,
     "failing": _failing,
     "surroundings": _surroundings,
     "damage": _damage,
