@@ -130,6 +130,30 @@ class CatalogLockedError(CatalogError):
     advice = "Wait for the other process, or stop it."
 
 
+class CatalogBusyError(CatalogUnavailableError):
+    """Others change the same rows all the time, or the service takes no more requests; the call stored nothing."""
+
+    advice = "Try again later, with fewer writers at once, or give the table more capacity."
+
+
+class LeaseLostError(CatalogLockedError):
+    """A lease could not be renewed in time, so another process may have it; the call stored nothing."""
+
+    advice = "Look at the network and the load of this host, then run the command again."
+
+
+class TransactionTooLargeError(CatalogError):
+    """What belongs together is more than one transaction of DynamoDB takes; nothing of it was stored."""
+
+    advice = "Do it in smaller parts."
+
+
+class UnsupportedError(CatalogError):
+    """The backend that keeps this catalog cannot do what was asked for."""
+
+    advice = "See the message for what serves instead."
+
+
 class OutcomeUnknownError(CatalogError):
     """A commit failed and what it held may or may not have been stored."""
 

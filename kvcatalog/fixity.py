@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from hashlib import sha256
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
@@ -21,6 +20,7 @@ from msgspec import Struct, structs
 from kvcatalog import telemetry
 from kvcatalog.blobs import BlobStore, state_of, translated
 from kvcatalog.clock import from_micros
+from kvcatalog.digest import new_hasher
 from kvcatalog.errors import BlobNotFoundError, CatalogError
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.models import BlobCheck, CatalogIdentity, CheckResult, Claim, Root, StoredBlob, Verification
@@ -331,7 +331,7 @@ def _hashed(stream: BinaryIO, tick: Tick | None) -> tuple[str, int]:
     if buffer is None:
         buffer = _buffers.buffer = bytearray(READ_BYTES)
     view = memoryview(buffer)
-    hasher = sha256()
+    hasher = new_hasher()
     size = 0
     with translated("reading"):
         while count := stream.readinto(buffer):  # type: ignore[attr-defined]

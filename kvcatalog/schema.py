@@ -382,6 +382,22 @@ KEYS_OF = {index.table: index.keys for index in _LEADING}
 """For each table that leads to rows, the keys under which a row belongs there."""
 
 
+SUMMED = frozenset(
+    (
+        "documents",
+        "resolver",
+        "content type",
+        "unhashed",
+        "variants",
+        "conflicts",
+        "sightings",
+        "duplicate groups",
+        "duplicates",
+    )
+)
+"""Counters that follow from the rows that they count; what other counters give out is never given again."""
+
+
 def totals_of(row: DocumentRow) -> Iterator[tuple[str, str]]:
     """Yield the counters (name, label) in which a document counts."""
     return totals(row.resolver, row.content_type, row.digest is None)

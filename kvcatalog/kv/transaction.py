@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvcatalog.kv.environment import Environment
 
 _RENEW_ROWS = 4096
+_WALK_ROWS_MAX = 512
 _OVERFLOW_BYTES = 2000
 """A value above about half a page lies on pages of its own."""
 
@@ -124,12 +125,24 @@ class ReadTransaction(Use):
                 rows = cursor.iterprev() if _before(cursor, table, stop, after) else iter(())
             else:
                 rows = cursor.iternext() if _behind(cursor, table, start, after) else iter(())
+                if stop is None:  # most likely a walk over all
+                    yield from self._walked(rows)
+                    return
             for count, row in enumerate(rows, 1):
                 if row[0] < start if reverse else stop is not None and row[0] >= stop:
                     return
                 if not count % _RENEW_ROWS:
                     self._environment.renew_locks()
                 yield row
+
+    def _walked(self, rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows to the end, more and more at a time, which costs half as much for each."""
+        size = 4
+        while chunk := list(islice(rows, size)):
+            yield from chunk
+            if size == _WALK_ROWS_MAX:
+                self._environment.renew_locks()
+            size = min(2 * size, _WALK_ROWS_MAX)
 
     def missing(self, table: Table, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         """Yield those pairs of key and value that a table does not hold; quickest in order."""

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from kvcatalog.errors import ConfigError, InvalidValueError
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig
+    from kvcatalog.store.catalog import Catalog
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
+
+
+@overload
+def open_catalog(
+    target: os.PathLike[str], *, create: bool = True, read_only: bool = False, command: str = "library"
+) -> LmdbCatalog: ...
+
+
+@overload
+def open_catalog(
+    target: str | os.PathLike[str] | CatalogConfig,
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    command: str = "library",
+) -> Catalog: ...
 
 
 def open_catalog(
@@ -18,15 +35,14 @@ def open_catalog(
     create: bool = True,
     read_only: bool = False,
     command: str = "library",
-) -> LmdbCatalog:
+) -> Catalog:
     """Open a catalog, making it first where there is none; use it as a context manager, or close it.
 
-    `target` is the path of a catalog's folder, or a CatalogConfig. `command` is what the journal names as the one who
-    changed something. Raises CatalogUnavailableError or one of its kinds: CatalogMissingError where there is no catalog
-    and `create` is False or `read_only` is True.
+    `target` is the path of a catalog's folder, `dynamodb://TABLE?region=REGION` (with `&endpoint_url=URL` for a server
+    other than AWS), or a CatalogConfig. A table is made by `init_catalog` only. `command` is what the journal names as
+    the one who changed something. Raises CatalogUnavailableError or one of its kinds: CatalogMissingError where there
+    is no catalog and `create` is False or `read_only` is True.
     """
-    from kvcatalog.store.opening import open_lmdb_catalog
-
     if isinstance(target, str | os.PathLike):
         path, durable, map_size_bytes = os.fspath(target), True, None
     elif not hasattr(target, "durability"):
@@ -34,8 +50,14 @@ def open_catalog(
     else:
         path, durable, map_size_bytes = target.path, target.durability == "full", target.map_size_bytes
     _check_path(path)
+    if path.startswith("dynamodb://"):
+        from kvcatalog.store.dynamo_opening import open_dynamo_catalog
+
+        return open_dynamo_catalog(path, read_only=read_only, command=command)
     if "://" in path:
-        raise ConfigError(f"catalog {path}: only the path of a folder can be opened")
+        raise ConfigError(f"catalog {path}: only the path of a folder, or dynamodb://TABLE, can be opened")
+    from kvcatalog.store.opening import open_lmdb_catalog
+
     return open_lmdb_catalog(
         path, create=create, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes, command=command
     )

@@ -21,6 +21,7 @@ from kvcatalog.schema import (
     HOLDS,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
+    SUMMED,
     VARIANTS,
     VARIANTS_BY_SHA256,
     CounterRow,
@@ -52,19 +53,6 @@ _LAST: tuple[tuple[str, Table], ...] = (
 )
 """Numbers that were given, and the tables whose last key none of them may be below."""
 
-_COUNTED = frozenset(
-    (
-        "documents",
-        "resolver",
-        "content type",
-        "unhashed",
-        "variants",
-        "conflicts",
-        "sightings",
-        "duplicate groups",
-        "duplicates",
-    )
-)
 _OF_DOCUMENTS = frozenset(("documents", "resolver", "content type", "unhashed"))
 
 
@@ -153,7 +141,7 @@ def counters(transaction: ReadTransaction, totals: Totals, unreadable: Collectio
     for key, value in transaction.items(COUNTERS):
         name, separator, label = (part.decode(errors="replace") for part in key.partition(b"\0"))
         row = decoded(COUNTER_CODEC, key, value) if separator else None
-        if name in _COUNTED:
+        if name in SUMMED:
             should = wanted.pop(key, (name, label if row is None else row.label, 0, 0))
             if row is None or (row.count, row.size) != should[2:]:
                 yield _counter(key, should, row, unreadable)

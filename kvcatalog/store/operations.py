@@ -15,6 +15,7 @@ from kvcatalog.models import Deletion, DocumentRecord, Outcome, Registration, Ro
 from kvcatalog.schema import (
     BY_KEY,
     CONDEMNED,
+    DOCUMENTS,
     META,
     NUMBER_CODEC,
     ROOT_CODEC,
@@ -66,6 +67,7 @@ def register_documents(
     """
     results: dict[int, Registration | CatalogError] = {}
     known = transaction.first_values(BY_KEY, sorted([request.key for request in requests]))
+    transaction.expect(DOCUMENTS, known.values())
     new: dict[bytes, _NewDocument] = {}
     may_condemn = upkeep.may_condemn(transaction)
     if may_condemn:
