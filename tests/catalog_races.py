@@ -16,8 +16,8 @@ from kvcatalog.store.protocol import GC_LEASE, CatalogStore
 from tests.catalog_stores import Place, digest, document, ids, requests
 from tests.parallel import in_processes, in_threads
 
-THREADS = 8
-PROCESSES = 4
+THREADS = 6
+PROCESSES = 3
 
 
 def tried(work: Callable[[], object]) -> type[CatalogError] | None:
@@ -33,7 +33,7 @@ class CatalogRaces:
     """The tests; the fixture `catalog` looks at every derived row in the end."""
 
     def test_processes_that_register_the_same_keys_make_each_once(self, place: Place) -> None:
-        keys = 40
+        keys = 24
         place.open().close()
 
         def in_process(process: int) -> list[tuple[str, int, str]]:
@@ -41,7 +41,7 @@ class CatalogRaces:
             random.Random(process).shuffle(order)
             with place.open() as catalog:
                 if process % 2:
-                    results = list(catalog.register_many(requests(*order), batch_size=15))
+                    results = list(catalog.register_many(requests(*order), batch_size=10))
                 else:
 
                     def in_thread(thread: int) -> list[Registration]:

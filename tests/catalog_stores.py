@@ -747,7 +747,7 @@ class CatalogStoreContract:
         assert [entry.action for entry in catalog.journal()] == ["root", "root", "adopt"]
 
     def test_a_snapshot_holds_what_was_there(self, catalog: CatalogStore) -> None:
-        fill(catalog, 30)
+        fill(catalog, 20)
         with catalog.snapshot() as snapshot:
             documents = [row for rows in snapshot.documents() for row in rows]
             assert [row[0] for row in documents] == ids(catalog.iter_records())
@@ -784,7 +784,7 @@ class CatalogStoreContract:
         from kvcatalog.copying import compare_catalogs, copy_catalog
 
         with place.open("source") as source:
-            fill(source, 36)
+            fill(source, 20)
             assert copy_catalog(source, catalog, batch_size=25).is_same
             assert said(catalog) == said(source)
             list(source.register_many(requests(901)))

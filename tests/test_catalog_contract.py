@@ -26,7 +26,8 @@ class Folders:
         self._folder = folder
 
     def open(self, name: str = "catalog", **settings: Any) -> CatalogStore:
-        return open_catalog(self._folder / name, **settings)
+        opened: CatalogStore = open_catalog(self._folder / name, **settings)
+        return opened
 
     def lose(self, catalog: CatalogStore, table: str, document_id: int) -> None:
         assert isinstance(catalog, LmdbCatalog)
