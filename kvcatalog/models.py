@@ -387,6 +387,15 @@ class CatalogPosition(Struct, frozen=True, gc=False):
     hold: int = 0
 
 
+class CreatedCatalog(Struct, frozen=True, gc=False):
+    """A catalog that is there now, `was_made` if it was not before; `notes` tell of what is not as it was wished."""
+
+    place: str
+    identity: CatalogIdentity
+    was_made: bool
+    notes: tuple[str, ...] = ()
+
+
 class Totals(Struct, frozen=True, gc=False):
     """How many documents, and the sum of their sizes in bytes."""
 
@@ -431,6 +440,7 @@ __all__ = [
     "Claim",
     "Condemned",
     "Conflict",
+    "CreatedCatalog",
     "Deletion",
     "DocumentRecord",
     "DuplicateGroup",

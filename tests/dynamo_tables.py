@@ -13,8 +13,8 @@ from kvcatalog import open_catalog, schema
 from kvcatalog.dynamo.layout import LAYOUTS, item_key, pair_of
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
+from kvcatalog.store import init_catalog
 from kvcatalog.store.dynamo_catalog import DynamoCatalog
-from kvcatalog.store.dynamo_opening import create_dynamo_catalog
 from kvcatalog.store.protocol import CatalogStore
 from tests.invariants import assert_rows_agree
 from tests.servers import server
@@ -41,7 +41,7 @@ class Tables:
 
     def open(self, name: str = "catalog", **settings: Any) -> CatalogStore:
         if settings.get("create", True) and not settings.get("read_only") and name not in self._made:
-            create_dynamo_catalog(self.url(name), point_in_time_recovery=False)
+            init_catalog(self.url(name), recovery=False)
             self._made.add(name)
         return open_catalog(self.url(name), **settings)
 
@@ -63,11 +63,11 @@ class Tables:
     def client(self) -> Any:
         return boto3.session.Session().client("dynamodb", region_name=REGION, endpoint_url=self.endpoint_url)
 
-    def assert_consistent(self, catalog: CatalogStore) -> None:
+    def assert_consistent(self, catalog: CatalogStore, name: str = "catalog") -> None:
         """See Place; all items are read at once, past the engine, and each has to be where it belongs."""
         assert isinstance(catalog, DynamoCatalog)
         catalog.stats()  # what was left to be counted is counted
-        assert_rows_agree(cast("ReadTransaction", Scanned(self.items())))
+        assert_rows_agree(cast("ReadTransaction", Scanned(self.items(name))))
 
 
 class Scanned:

@@ -63,6 +63,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
     },
     "Set up": {
+        "init": _Place("initializing", "init", "make a catalog"),
         "roots": _Place("roots", "roots", "where blobs are stored"),
         "config": _Place("configuration", "config", "settings in force"),
         "completion": _Place("completing", "completion", "for bash, zsh, fish"),

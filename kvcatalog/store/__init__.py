@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, overload
 
-from kvcatalog.errors import ConfigError, InvalidValueError
+from kvcatalog.errors import CatalogMissingError, ConfigError, InvalidValueError
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig
+    from kvcatalog.models import CreatedCatalog
     from kvcatalog.store.catalog import Catalog
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
 
@@ -61,6 +62,33 @@ def open_catalog(
     return open_lmdb_catalog(
         path, create=create, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes, command=command
     )
+
+
+def init_catalog(target: str | os.PathLike[str] | CatalogConfig, *, recovery: bool = True) -> CreatedCatalog:
+    """Make a catalog where there is none, and return which is there now; it may be called again.
+
+    In DynamoDB that makes the table, billed on demand, and with `recovery` it can be brought back to any second of the
+    last 35 days. Raises as `open_catalog`.
+    """
+    from kvcatalog.models import CreatedCatalog
+
+    path = os.fspath(target) if isinstance(target, str | os.PathLike) else target.path
+    if path.startswith("dynamodb://"):
+        from kvcatalog.store.dynamo_opening import create_dynamo_catalog
+
+        return create_dynamo_catalog(path, point_in_time_recovery=recovery)
+    is_new = False
+    try:
+        catalog = open_catalog(target, create=False)
+    except CatalogMissingError:
+        catalog, is_new = open_catalog(target), True
+    with catalog:
+        return CreatedCatalog(os.path.abspath(path), catalog.identity, is_new)
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a catalog is named by a URL, and has no folder of its own."""
+    return "://" in os.fspath(path)
 
 
 def _check_path(path: object) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import uuid
 
-from msgspec import Struct
-
 from kvcatalog.clock import now_micros
 from kvcatalog.dynamo import creation
 from kvcatalog.dynamo.layout import item_key
 from kvcatalog.dynamo.place import parse_place
 from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, UnsupportedFormatError
 from kvcatalog.kv.protocol import WriteTransaction
-from kvcatalog.models import CatalogIdentity
+from kvcatalog.models import CreatedCatalog
 from kvcatalog.schema import (
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -24,16 +22,6 @@ from kvcatalog.schema import (
 from kvcatalog.store import changes, reading
 from kvcatalog.store.dynamo_backend import DynamoBackend
 from kvcatalog.store.dynamo_catalog import DynamoCatalog
-
-
-class CreatedTable(Struct, frozen=True):
-    """A catalog in a table: whether that was made now, and the catalog in it; why it cannot be recovered, if so."""
-
-    url: str
-    identity: CatalogIdentity
-    made_table: bool
-    made_catalog: bool
-    recovery: str | None = None
 
 
 def open_dynamo_catalog(url: str, *, read_only: bool = False, command: str = "library") -> DynamoCatalog:
@@ -60,23 +48,27 @@ def _check_format(backend: DynamoBackend) -> None:
         raise UnsupportedFormatError(f"{backend.place} has format {version}; this version knows {FORMAT_VERSION}")
 
 
-def create_dynamo_catalog(url: str, *, point_in_time_recovery: bool = True) -> CreatedTable:
-    """Make a table, billed on demand, and a catalog in it; what is there already stays, so it may be run again.
+def create_dynamo_catalog(url: str, *, point_in_time_recovery: bool = True) -> CreatedCatalog:
+    """Do what `init_catalog` does in a table, which is billed on demand.
 
     CatalogUnavailableError where the table is none of ours, holds other things, or knows no transactions.
     """
     backend = DynamoBackend(parse_place(url))
     try:
         made_table = creation.make_table(backend.connection)
-        recovery = creation.enable_recovery(backend.connection) if point_in_time_recovery else None
-        made_catalog = _format_version(backend) is None
-        if made_catalog:
+        notes = [] if made_table else ["the table was there"]
+        refusal = creation.enable_recovery(backend.connection) if point_in_time_recovery else None
+        if refusal is not None:
+            notes.append(f"no point-in-time recovery: {refusal}")
+        was_made = _format_version(backend) is None
+        if was_made:
             if not creation.is_empty(backend.connection):
                 raise CatalogUnavailableError(f"{backend.place}: the table holds other things than a catalog")
-            made_catalog = backend.submit(_begin)
+            was_made = backend.submit(_begin)
+        _check_format(backend)
         with backend.read() as transaction:
             identity = reading.read_identity(transaction)
-        return CreatedTable(backend.place, identity, made_table, made_catalog, recovery)
+        return CreatedCatalog(backend.place, identity, was_made, tuple(notes))
     finally:
         backend.close()
 

@@ -81,7 +81,7 @@ def duplicates(transaction: ReadTransaction, totals: Totals, step: Callable[[int
             if row != DuplicateRow(digest, size, *counts):
                 text = f"{digest.hex()} has {counts[0]} documents and {counts[1]} variants, and is counted otherwise"
                 yield found("figure", text, DUPLICATES, digest, repair="duplicates")
-    any_too_much = known != transaction.entries(DUPLICATES)
+    any_too_much = not transaction.is_snapshot or known != transaction.entries(DUPLICATES)
     for digest, value in transaction.items(DUPLICATES):
         carried = (
             [transaction.count(table, digest) for table in (BY_SHA256, VARIANTS_BY_SHA256)] if any_too_much else [2]
@@ -174,7 +174,7 @@ def last_numbers(transaction: ReadTransaction) -> Iterator[Finding]:
             value = json.dumps([name, least]).encode()
             text = f"the {name} {says}, and {least} was given"
             yield found("figure", text, COUNTERS, counter_key(name), value, repair="number")
-    epoch, forgotten = _number(transaction, BLOB_EPOCH), _number(transaction, FORGOTTEN_EPOCH)
+    forgotten, epoch = _number(transaction, FORGOTTEN_EPOCH), _number(transaction, BLOB_EPOCH)  # the lower one first
     if epoch is not None and forgotten is not None and forgotten > epoch:
         text = f"the {FORGOTTEN_EPOCH} is {forgotten}, and the {BLOB_EPOCH} only {epoch}"
         yield found("figure", text, COUNTERS, counter_key(BLOB_EPOCH))
