@@ -8,6 +8,7 @@ from kvcatalog.errors import (
     BackupError,
     BlobCondemnedError,
     BlobNotFoundError,
+    CatalogBusyError,
     CatalogClosedError,
     CatalogError,
     CatalogLockedError,
@@ -21,6 +22,7 @@ from kvcatalog.errors import (
     FilterSyntaxError,
     InvalidValueError,
     JournalPrunedError,
+    LeaseLostError,
     ManifestError,
     MapLimitError,
     NetworkFileSystemError,
@@ -36,7 +38,9 @@ from kvcatalog.errors import (
     StorageFullError,
     StoragePermissionError,
     TooManyReadersError,
+    TransactionTooLargeError,
     UnsafePathError,
+    UnsupportedError,
     UnsupportedFormatError,
 )
 from kvcatalog.filters import Filter, parse_filter
@@ -44,6 +48,7 @@ from kvcatalog.models import (
     BlobCheck,
     CatalogStats,
     Conflict,
+    CreatedCatalog,
     DocumentRecord,
     DuplicateGroup,
     Hold,
@@ -60,7 +65,7 @@ from kvcatalog.models import (
     VariantRegistrationRequest,
     Verification,
 )
-from kvcatalog.store import open_catalog
+from kvcatalog.store import init_catalog, open_catalog
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, load_config
@@ -71,6 +76,7 @@ if TYPE_CHECKING:
     from kvcatalog.import_sql import SqlImportReport, import_sql
     from kvcatalog.migrate import ImportReport, import_manifest
     from kvcatalog.storage import adopt_root
+    from kvcatalog.store.dynamo_catalog import DynamoCatalog
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
     from kvcatalog.store.protocol import CatalogStore
     from kvcatalog.verify import VerifyRun, verify_blobs
@@ -82,6 +88,7 @@ __all__ = [
     "BlobCheck",
     "BlobCondemnedError",
     "BlobNotFoundError",
+    "CatalogBusyError",
     "CatalogClosedError",
     "CatalogConfig",
     "CatalogError",
@@ -96,11 +103,13 @@ __all__ = [
     "CopyReport",
     "CopyTargetError",
     "CorruptRecordError",
+    "CreatedCatalog",
     "DatabaseDamagedError",
     "DigestMismatchError",
     "DocumentRecord",
     "DownloadOutcome",
     "DuplicateGroup",
+    "DynamoCatalog",
     "ExportReport",
     "Filter",
     "FilterSyntaxError",
@@ -110,6 +119,7 @@ __all__ = [
     "InvalidValueError",
     "JournalEntry",
     "JournalPrunedError",
+    "LeaseLostError",
     "LmdbCatalog",
     "ManifestError",
     "MapLimitError",
@@ -135,7 +145,9 @@ __all__ = [
     "StorageFullError",
     "StoragePermissionError",
     "TooManyReadersError",
+    "TransactionTooLargeError",
     "UnsafePathError",
+    "UnsupportedError",
     "UnsupportedFormatError",
     "VariantRecord",
     "VariantRegistration",
@@ -151,6 +163,7 @@ __all__ = [
     "finalize_candidate_download",
     "import_manifest",
     "import_sql",
+    "init_catalog",
     "load_config",
     "open_catalog",
     "parse_filter",
@@ -179,6 +192,7 @@ _ON_USE = {
     "import_manifest": "kvcatalog.migrate",
     "SqlImportReport": "kvcatalog.import_sql",
     "import_sql": "kvcatalog.import_sql",
+    "DynamoCatalog": "kvcatalog.store.dynamo_catalog",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
     "CatalogStore": "kvcatalog.store.protocol",
     "VerifyRun": "kvcatalog.verify",

@@ -40,6 +40,7 @@ _STATUSES: dict[type[errors.CatalogError], ExitStatus] = {
     errors.CopyTargetError: ExitStatus.USAGE,
     errors.SqlSourceError: ExitStatus.USAGE,
     errors.PlanError: ExitStatus.USAGE,
+    errors.UnsupportedError: ExitStatus.USAGE,
     errors.NotFoundError: ExitStatus.NOT_FOUND,
     errors.CatalogLockedError: ExitStatus.LOCKED,
 }

@@ -62,6 +62,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "compact": _Place("backups", "compact", "give free pages back"),
     },
     "Set up": {
+        "init": _Place("initializing", "init", "make a catalog"),
         "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
         "roots": _Place("roots", "roots", "where blobs are stored"),
         "config": _Place("configuration", "config", "settings in force"),

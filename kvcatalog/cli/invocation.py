@@ -124,6 +124,15 @@ class Invocation:
             raise error.advising("Name one with --catalog.")
         return path
 
+    def catalog_place(self) -> str:
+        """Return the folder or the URL of the catalog."""
+        target = self.catalog_target()
+        return target if isinstance(target, str) else target.path
+
+    def catalog_target(self) -> str | CatalogConfig:
+        """Return what names the catalog: its folder or URL, or the whole of its configuration."""
+        return self._target(path_suffices=True)
+
     def note(self, message: str) -> None:
         """Write a message for people to standard error, unless --quiet was given."""
         if self.verbosity >= 0:

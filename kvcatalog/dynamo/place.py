@@ -40,8 +40,6 @@ def parse_place(url: str) -> TablePlace:
         raise ConfigError(f"catalog {url}: {error}") from error
     for option, value in pairs:
         if option not in _OPTIONS or option in options or not value:
-            raise ConfigError(
-                f"catalog {url}: {option!r} is no option, or is given twice or empty; there are {_OPTIONS}"
-            )
+            raise ConfigError(f"catalog {url}: {option}={value}: the options are region and endpoint_url, once each")
         options[option] = value
     return TablePlace(name, **options)

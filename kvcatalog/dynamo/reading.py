@@ -124,7 +124,9 @@ class DynamoReadTransaction:
                 low = max(low, behind + b"\0")
         shards = layout.shards_between(table, start, stop)
         for pair in self._pairs(table, shards, low, high, reverse=reverse):
-            if (pair[0] >= start and (stop is None or pair[0] < stop)) and pair != after:
+            is_inside = pair[0] >= start and (stop is None or pair[0] < stop)
+            # Of what is no set, `after` need not have the value.
+            if is_inside and (after is None or (pair != after if table.sets else pair[0] != after[0])):
                 yield pair
 
     def _pairs(

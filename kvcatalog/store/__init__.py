@@ -86,6 +86,11 @@ def init_catalog(target: str | os.PathLike[str] | CatalogConfig, *, recovery: bo
         return CreatedCatalog(os.path.abspath(path), catalog.identity, is_new)
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a catalog is named by a URL, and has no folder of its own."""
+    return "://" in os.fspath(path)
+
+
 def _check_path(path: object) -> None:
     if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidValueError("path", f"{path!r} names no folder")

@@ -50,10 +50,12 @@ class Backend(Protocol):
         *,
         rows: int,
         key: Callable[[Item], Hashable] | None = None,
+        numbers: str | None = None,
     ) -> list[Result]:
         """Make an operation on each of some things, and return the results in their order once all are durable.
 
-        One changes about so many `rows`. Those of one `key` are made in their order; without keys, all are.
+        One changes about so many `rows`. Those of one `key` are made in their order; without keys, all are. What is new
+        has ids in their order, as far as they come from the counter `numbers` and nobody gets in between.
         """
         ...
 

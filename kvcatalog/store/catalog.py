@@ -145,7 +145,7 @@ class Catalog(CatalogUpkeep):
         while batch := list(islice(waiting, batch_size)):
             with telemetry.span("kvcatalog.register_many", records=len(batch)):
                 checked = [registering.checked_document(request) for request in batch]
-                results = self._refer_all(checked, operations.register_all, rows=10, key=_key_of)
+                results = self._refer_all(checked, operations.register_all, rows=10, key=_key_of, numbers=DOCUMENT_ID)
             yield from results
 
     def restore(self, entries: Iterable[Restorable], *, batch_size: int = 10_000) -> Iterator[Restored]:
@@ -260,7 +260,9 @@ class Catalog(CatalogUpkeep):
         waiting = iter(requests)
         while batch := list(islice(waiting, batch_size)):
             checked = [registering.checked_variant_request(request) for request in batch]
-            yield from self._refer_all(checked, _register_variants, rows=10, key=lambda request: request.document_id)
+            yield from self._refer_all(
+                checked, _register_variants, rows=10, key=lambda request: request.document_id, numbers=VARIANT_ID
+            )
 
     def delete_variant(self, document_id: int, variant: str, *, reason: str | None = None) -> VariantRecord:
         """See CatalogStore."""

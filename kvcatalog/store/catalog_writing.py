@@ -66,10 +66,11 @@ class CatalogWriting(CatalogReader):
         *,
         rows: int,
         key: Callable[[Item], Hashable] | None = None,
+        numbers: str | None = None,
     ) -> list[Result]:
         """Do as `_refer` does for many things."""
         try:
-            return self._write_all(items, operation, rows=rows, key=key)
+            return self._write_all(items, operation, rows=rows, key=key, numbers=numbers)
         except BlobCondemnedError as error:
             self._clear_stale(error)
             raise
@@ -100,11 +101,14 @@ class CatalogWriting(CatalogReader):
         *,
         rows: int,
         key: Callable[[Item], Hashable] | None = None,
+        numbers: str | None = None,
         reason: str | None = None,
     ) -> list[Result]:
         """Make an operation on many things, each of which changes about so many rows; see Backend."""
         scribe = self._scribe(reason)
-        return self._backend.submit_all(lambda txn, some: operation(txn, some, scribe(txn)), items, rows=rows, key=key)
+        return self._backend.submit_all(
+            lambda txn, some: operation(txn, some, scribe(txn)), items, rows=rows, key=key, numbers=numbers
+        )
 
     def _inside(
         self, operation: Callable[[WriteTransaction, Scribe], Result], reason: str | None = None

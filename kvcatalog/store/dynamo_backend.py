@@ -33,7 +33,7 @@ from kvcatalog.errors import (
 from kvcatalog.schema import BY_SHA256, DUPLICATES, VARIANTS_BY_SHA256
 from kvcatalog.store import changes
 from kvcatalog.store.backend import JointOperation, Operation
-from kvcatalog.store.dynamo_tally import DynamoTally
+from kvcatalog.store.dynamo_tally import Block, DynamoTally
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -80,27 +80,27 @@ class DynamoBackend:
         *,
         rows: int,
         key: Callable[[Item], Hashable] | None = None,
+        numbers: str | None = None,
     ) -> list[Result]:
         """See Backend."""
         process = self._process()
         together = max(1, (ITEMS_MAX - 2) // rows)
-        results: list[Result] = []
-        if key is None:
-            for start in range(0, len(items), together):
-                results += process.made_of(operation, items[start : start + together])
-        else:
-            found: dict[int, Result] = {}
-            for wave in _waves(items, key):
-                pieces = [wave[start : start + together] for start in range(0, len(wave), together)]
-                made = process.workers.map(
-                    lambda piece: process.made_of(operation, [items[number] for number in piece]), pieces
-                )
-                for piece, some in zip(pieces, made, strict=True):
-                    found.update(zip(piece, some, strict=True))
-            results = [found[number] for number in range(len(items))]
+        found: dict[int, Result] = {}
+        for wave in _waves(items, key):
+            pieces = [wave[start : start + together] for start in range(0, len(wave), together)]
+            blocks = process.reserved(numbers, pieces)
+
+            def make(number: int) -> list[Result]:
+                some = [items[each] for each in pieces[number]]  # noqa: B023 - done before the next wave
+                return process.made_of(operation, some, blocks[number])  # noqa: B023
+
+            numbered = range(len(pieces))
+            made = process.workers.map(make, numbered) if key else [make(number) for number in numbered]
+            for piece, results in zip(pieces, made, strict=True):
+                found.update(zip(piece, results, strict=True))
         process.settle()
         telemetry.batch_committed(len(items))
-        return results
+        return [found[number] for number in range(len(items))]
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Do some work on each item, several at once, and return the results in order."""
@@ -182,13 +182,31 @@ class _Process:
         self._digests: set[bytes] = set()
         self._is_settling = False
 
-    def made(self, operation: Operation[Result], *, defers: bool = True) -> Result:
+    def reserved(self, name: str | None, pieces: Sequence[Sequence[int]]) -> list[Block | None]:
+        """Return a block of ids for each piece of work, in order."""
+        if name is None:
+            return [None] * len(pieces)
+        first = self.ids.take(name, sum(map(len, pieces)))
+        blocks: list[Block | None] = []
+        for piece in pieces:
+            blocks.append(Block(name, first, len(piece)))
+            first += len(piece)
+        return blocks
+
+    def made(self, operation: Operation[Result], *, defers: bool = True, block: Block | None = None) -> Result:
         """Make an operation, again as long as others are at the same rows."""
+        try:
+            return self._made(operation, defers=defers, block=block)
+        finally:
+            if block is not None and block.count > block.used:
+                self.ids.give_back(block.name, block.first + block.used, block.count - block.used)
+
+    def _made(self, operation: Operation[Result], *, defers: bool, block: Block | None) -> Result:
         turn: AbstractContextManager[object] = nullcontext()
         disagreed = 0
         for attempt in range(ATTEMPTS):
             transaction = DynamoWriteTransaction(self.items, self.sums, self.leases)
-            tally = transaction.state = DynamoTally(transaction, self.ids, defers=defers)
+            tally = transaction.state = DynamoTally(transaction, self.ids, defers=defers, block=block)
             try:
                 with turn:
                     result = operation(transaction)
@@ -213,10 +231,12 @@ class _Process:
             pause(min(attempt, 6))
         raise CatalogBusyError(f"{self._connection.place.url}: others change the same rows all the time")
 
-    def made_of(self, operation: JointOperation[Item, Result], items: Sequence[Item]) -> list[Result]:
+    def made_of(
+        self, operation: JointOperation[Item, Result], items: Sequence[Item], block: Block | None = None
+    ) -> list[Result]:
         """Make an operation on some things in one transaction, or in as few as they fit into."""
         try:
-            return self.made(lambda transaction: operation(transaction, items))
+            return self.made(lambda transaction: operation(transaction, items), block=block)
         except TransactionTooLargeError:
             if len(items) == 1:
                 raise
@@ -304,8 +324,11 @@ class _Process:
         self.workers.close()
 
 
-def _waves(items: Sequence[Item], key: Callable[[Item], Hashable]) -> Iterator[list[int]]:
-    """Yield the numbers of items, those of one key in their order and in different waves."""
+def _waves(items: Sequence[Item], key: Callable[[Item], Hashable] | None) -> Iterator[list[int]]:
+    """Yield the numbers of items, those of one key in their order and in different waves; without keys, all in one."""
+    if key is None:
+        yield list(range(len(items)))
+        return
     counts: dict[Hashable, int] = {}
     waves: list[list[int]] = []
     for number, item in enumerate(items):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from kvcatalog.dynamo.ids import Ids
 from kvcatalog.dynamo.sums import Delta
 from kvcatalog.dynamo.writing import DynamoWriteTransaction
@@ -11,16 +13,28 @@ from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, Tally, read_counter
 _FROM_BLOCKS = (DOCUMENT_ID, VARIANT_ID)
 
 
+class Block(Struct):
+    """Ids in a row that an operation may use, and how many of them it has used so far."""
+
+    name: str
+    first: int
+    count: int
+    used: int = 0
+
+
 class DynamoTally(Tally):
     """Sums are collected in `sums`, digests to be counted in `digests`, and ids come from the blocks of the process.
 
     Other numbers (the journal's, holds', the blob epoch) are rows of the transaction: their order is that of commits.
     """
 
-    def __init__(self, transaction: DynamoWriteTransaction, ids: Ids, *, defers: bool) -> None:
+    def __init__(
+        self, transaction: DynamoWriteTransaction, ids: Ids, *, defers: bool, block: Block | None = None
+    ) -> None:
         super().__init__(transaction)
         self._ids = ids
         self._defers = defers
+        self._block = block
         self._taken: list[tuple[str, int, int]] = []
         self.sums: dict[bytes, Delta] = {}
         self.digests: set[bytes] = set()
@@ -40,6 +54,10 @@ class DynamoTally(Tally):
         """See Tally."""
         if name not in _FROM_BLOCKS:
             return super().next(name, count)
+        block = self._block
+        if block is not None and block.name == name and block.used + count <= block.count:
+            block.used += count
+            return block.first + block.used - count
         first = self._ids.take(name, count)
         self._taken.append((name, first, count))
         return first
@@ -67,6 +85,8 @@ class DynamoTally(Tally):
 
     def give_back(self, *, were_used: bool = False) -> None:
         """Let others have the ids of a transaction that came to nothing, unless one of them turned out to be used."""
+        if self._block is not None and not were_used:
+            self._block.used = 0
         if not were_used:
             for name, first, count in self._taken:
                 self._ids.give_back(name, first, count)

@@ -42,6 +42,7 @@ class LmdbBackend:
         *,
         rows: int,  # noqa: ARG002 - a transaction takes as many as there are
         key: Callable[[Item], Hashable] | None = None,  # noqa: ARG002 - all are made in their order
+        numbers: str | None = None,  # noqa: ARG002 - as they are numbered
     ) -> list[Result]:
         """See Backend; all in one transaction."""
         return self.submit(lambda transaction: operation(transaction, items))

@@ -560,7 +560,8 @@ class CatalogStore(Protocol):
     def snapshot(self) -> AbstractContextManager[CatalogSnapshot]:
         """Return one moment of the catalog to read from end to end, in the thread that entered it.
 
-        Writers go on meanwhile; what they replace is kept until the snapshot ends, so the catalog may grow.
+        Writers go on meanwhile; what they replace is kept until the snapshot ends, so the catalog may grow. Over
+        DynamoDB it is not one moment (`CatalogSnapshot.is_one_moment`).
         """
         ...
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from typing import Any
 from msgspec import structs, to_builtins
 
 from kvcatalog import Registration, open_catalog
+from kvcatalog.store import init_catalog
 from kvcatalog.store.protocol import CatalogStore
 from tools.bench.workload import Source, sources
 from tools.capacity.model import Assumptions, Need, cost, need_of, predicted
@@ -71,6 +73,7 @@ def measured(endpoint: str, records: int) -> dict[str, Need]:
     needs = {}
     with between(endpoint) as proxy, ThreadPoolExecutor(THREADS) as pool:
         url = f"dynamodb://capacity?region=us-east-1&endpoint_url={proxy.endpoint_url}"
+        init_catalog(url, recovery=False)
         with open_catalog(url) as catalog:
             catalog.add_root(ROOT, uuid="one")
             for name, work in WORKS.items():
@@ -129,7 +132,9 @@ def main() -> int:
     assumed = Assumptions(**{name: getattr(options, name) for name in Assumptions.__struct_fields__})
     with tempfile.TemporaryDirectory() as folder:
         try:
-            needs = measured(ministack.started(Path(folder))["endpoint"], options.records)
+            access = ministack.started(Path(folder))
+            os.environ |= {"AWS_ACCESS_KEY_ID": access["key"], "AWS_SECRET_ACCESS_KEY": access["secret"]}
+            needs = measured(access["endpoint"], options.records)
         finally:
             processes.stop(Path(folder))
     if options.json:
