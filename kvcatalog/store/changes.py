@@ -13,6 +13,7 @@ from kvcatalog.errors import CatalogError
 from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.kv.table import Index, Table, index_changes
 from kvcatalog.schema import (
+    BIRTH_KEY,
     BY_KEY,
     BY_SHA256,
     CONFLICT_CODEC,
@@ -34,6 +35,7 @@ from kvcatalog.schema import (
     LINKS,
     LINKS_BY_DOCUMENT,
     META,
+    NUMBER_CODEC,
     SIGHTING_CODEC,
     SIGHTINGS,
     SIGHTINGS_BY_DOCUMENT,
@@ -263,6 +265,11 @@ def delete_journal_entry(transaction: WriteTransaction, sequence: int, row: Jour
 def put_identity(transaction: WriteTransaction, row: IdentityRow) -> None:
     """Say which catalog this is."""
     transaction.put(META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, row))
+
+
+def put_birth(transaction: WriteTransaction, birth: int) -> None:
+    """Say in which file the catalog lies: when that was made, in nanoseconds since the epoch."""
+    transaction.put(META, BIRTH_KEY, NUMBER_CODEC.encode(BIRTH_KEY, birth))
 
 
 def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
