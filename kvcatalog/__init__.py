@@ -8,18 +8,21 @@ from kvcatalog.errors import (
     BackupError,
     BlobCondemnedError,
     BlobNotFoundError,
+    CatalogBusyError,
     CatalogClosedError,
     CatalogError,
     CatalogLockedError,
     CatalogMissingError,
     CatalogUnavailableError,
     ConfigError,
+    CopyTargetError,
     CorruptRecordError,
     DatabaseDamagedError,
     DigestMismatchError,
     FilterSyntaxError,
     InvalidValueError,
     JournalPrunedError,
+    LeaseLostError,
     ManifestError,
     MapLimitError,
     NetworkFileSystemError,
@@ -35,7 +38,9 @@ from kvcatalog.errors import (
     StorageFullError,
     StoragePermissionError,
     TooManyReadersError,
+    TransactionTooLargeError,
     UnsafePathError,
+    UnsupportedError,
     UnsupportedFormatError,
 )
 from kvcatalog.filters import Filter, parse_filter
@@ -43,6 +48,7 @@ from kvcatalog.models import (
     BlobCheck,
     CatalogStats,
     Conflict,
+    CreatedCatalog,
     DocumentRecord,
     DuplicateGroup,
     Hold,
@@ -59,16 +65,18 @@ from kvcatalog.models import (
     VariantRegistrationRequest,
     Verification,
 )
-from kvcatalog.store import open_catalog
+from kvcatalog.store import init_catalog, open_catalog
 
 if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, load_config
+    from kvcatalog.copying import CopyReport, compare_catalogs, copy_catalog, plan_copy
     from kvcatalog.digest import HashingWriter
     from kvcatalog.export_sql import ExportReport, export_sql, export_to_postgres
     from kvcatalog.finalize import DownloadOutcome, finalize_candidate_download
     from kvcatalog.import_sql import SqlImportReport, import_sql
     from kvcatalog.migrate import ImportReport, import_manifest
     from kvcatalog.storage import adopt_root
+    from kvcatalog.store.dynamo_catalog import DynamoCatalog
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
     from kvcatalog.store.protocol import CatalogStore
     from kvcatalog.verify import VerifyRun, verify_blobs
@@ -80,6 +88,7 @@ __all__ = [
     "BlobCheck",
     "BlobCondemnedError",
     "BlobNotFoundError",
+    "CatalogBusyError",
     "CatalogClosedError",
     "CatalogConfig",
     "CatalogError",
@@ -91,12 +100,16 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ContentDownloadConfig",
+    "CopyReport",
+    "CopyTargetError",
     "CorruptRecordError",
+    "CreatedCatalog",
     "DatabaseDamagedError",
     "DigestMismatchError",
     "DocumentRecord",
     "DownloadOutcome",
     "DuplicateGroup",
+    "DynamoCatalog",
     "ExportReport",
     "Filter",
     "FilterSyntaxError",
@@ -106,6 +119,7 @@ __all__ = [
     "InvalidValueError",
     "JournalEntry",
     "JournalPrunedError",
+    "LeaseLostError",
     "LmdbCatalog",
     "ManifestError",
     "MapLimitError",
@@ -131,7 +145,9 @@ __all__ = [
     "StorageFullError",
     "StoragePermissionError",
     "TooManyReadersError",
+    "TransactionTooLargeError",
     "UnsafePathError",
+    "UnsupportedError",
     "UnsupportedFormatError",
     "VariantRecord",
     "VariantRegistration",
@@ -140,14 +156,18 @@ __all__ = [
     "VerifyRun",
     "__version__",
     "adopt_root",
+    "compare_catalogs",
+    "copy_catalog",
     "export_sql",
     "export_to_postgres",
     "finalize_candidate_download",
     "import_manifest",
     "import_sql",
+    "init_catalog",
     "load_config",
     "open_catalog",
     "parse_filter",
+    "plan_copy",
     "verify_blobs",
 ]
 
@@ -159,6 +179,10 @@ _ON_USE = {
     "load_config": "kvcatalog.config",
     "DownloadOutcome": "kvcatalog.finalize",
     "finalize_candidate_download": "kvcatalog.finalize",
+    "CopyReport": "kvcatalog.copying",
+    "compare_catalogs": "kvcatalog.copying",
+    "copy_catalog": "kvcatalog.copying",
+    "plan_copy": "kvcatalog.copying",
     "ExportReport": "kvcatalog.export_sql",
     "export_sql": "kvcatalog.export_sql",
     "export_to_postgres": "kvcatalog.export_sql",
@@ -168,6 +192,7 @@ _ON_USE = {
     "import_manifest": "kvcatalog.migrate",
     "SqlImportReport": "kvcatalog.import_sql",
     "import_sql": "kvcatalog.import_sql",
+    "DynamoCatalog": "kvcatalog.store.dynamo_catalog",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
     "CatalogStore": "kvcatalog.store.protocol",
     "VerifyRun": "kvcatalog.verify",

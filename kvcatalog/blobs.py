@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -193,7 +192,7 @@ def state_of(store: BlobStore, root: Root, identity: CatalogIdentity) -> RootSta
 
 def new_label() -> str:
     """Return a name for a folder of things that are set aside now: the time in UTC, and what makes it unique."""
-    return f"{from_micros(now_micros()):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    return f"{from_micros(now_micros()):%Y%m%dT%H%M%SZ}-{os.urandom(4).hex()}"
 
 
 class BlobStore(Protocol):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 _READ_BYTES = 1 << 20
+
+
+def new_hasher() -> _Hash:
+    """Return a new SHA-256; OpenSSL is loaded by then and not before."""
+    from hashlib import sha256
+
+    return sha256()
 
 
 def sha256_file(path: str | os.PathLike[str]) -> tuple[str, int]:
@@ -17,7 +26,7 @@ def sha256_file(path: str | os.PathLike[str]) -> tuple[str, int]:
 
 def sha256_stream(stream: BinaryIO) -> tuple[str, int]:
     """Return the lowercase hex SHA-256 of what is left of a binary stream, and how many bytes that was."""
-    hasher = hashlib.sha256()
+    hasher = new_hasher()
     size = 0
     buffer = bytearray(_READ_BYTES)
     view = memoryview(buffer)
@@ -37,7 +46,7 @@ class HashingWriter:
         self.path = os.fspath(path)
         self.size = 0
         self.sha256: str | None = None
-        self._hasher = hashlib.sha256() if hashing else None
+        self._hasher = new_hasher() if hashing else None
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - the writer is what is closed
 
     def write(self, data: bytes | bytearray | memoryview) -> int:

@@ -384,6 +384,16 @@ class CatalogPosition(Struct, frozen=True, gc=False):
     journal: int
     document: int
     variant: int
+    hold: int = 0
+
+
+class CreatedCatalog(Struct, frozen=True, gc=False):
+    """A catalog that is there now, `was_made` if it was not before; `notes` tell of what is not as it was wished."""
+
+    place: str
+    identity: CatalogIdentity
+    was_made: bool
+    notes: tuple[str, ...] = ()
 
 
 class Totals(Struct, frozen=True, gc=False):
@@ -397,6 +407,8 @@ class CatalogStats(Struct, frozen=True, gc=False):
     """Figures kept with every write, so that reading them scans nothing.
 
     `duplicate_documents` counts the records beyond the first of each digest, `duplicate_bytes` their sizes.
+    `file_bytes` is what the catalog takes where it is kept, `used_bytes` how much of that is in use. Of DynamoDB the
+    first is what the service tells, which is hours old, and the second is not known; so are None.
     """
 
     documents: int
@@ -413,8 +425,8 @@ class CatalogStats(Struct, frozen=True, gc=False):
     by_content_type: dict[str, Totals]
     last_document_id: int
     last_variant_id: int
-    file_bytes: int
-    used_bytes: int
+    file_bytes: int | None
+    used_bytes: int | None
 
 
 __all__ = [
@@ -428,6 +440,7 @@ __all__ = [
     "Claim",
     "Condemned",
     "Conflict",
+    "CreatedCatalog",
     "Deletion",
     "DocumentRecord",
     "DuplicateGroup",

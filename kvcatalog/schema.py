@@ -70,7 +70,7 @@ HOLDS = Table("holds")  # hold id -> filter and reason; what must stay
 JOURNAL = Table("journal")  # sequence -> what was done to something stored, by which command and why
 JOURNAL_BY_DOCUMENT = Table("journal_by_document", sets=True)  # document id -> sequences
 JOURNAL_BY_STORAGE_URI = Table("journal_by_storage_uri", sets=True)  # hash of a URI that an entry names -> sequences
-META = Table("meta")  # name -> format version, identity of the catalog, generations
+META = Table("meta")  # name -> format version, identity of the catalog and of its file, version of the roots
 
 TABLES = tuple(value for value in list(globals().values()) if isinstance(value, Table))
 
@@ -242,6 +242,7 @@ NUMBER_CODEC = Codec(int, "number")
 
 FORMAT_KEY = b"format version"
 IDENTITY_KEY = b"identity"
+BIRTH_KEY = b"birth of the file"
 ROOTS_VERSION_KEY = b"roots version"
 
 
@@ -380,6 +381,22 @@ def places_named(row: JournalRow) -> set[str]:
 _LEADING: tuple[Index[Any], ...] = DOCUMENT_INDEXES + VARIANT_INDEXES
 KEYS_OF = {index.table: index.keys for index in _LEADING}
 """For each table that leads to rows, the keys under which a row belongs there."""
+
+
+SUMMED = frozenset(
+    (
+        "documents",
+        "resolver",
+        "content type",
+        "unhashed",
+        "variants",
+        "conflicts",
+        "sightings",
+        "duplicate groups",
+        "duplicates",
+    )
+)
+"""Counters that follow from the rows that they count; what other counters give out is never given again."""
 
 
 def totals_of(row: DocumentRow) -> Iterator[tuple[str, str]]:

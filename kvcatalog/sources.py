@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import stat
@@ -11,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from kvcatalog.blobs import BlobStore, LocalFile, translated
-from kvcatalog.digest import HashingWriter
+from kvcatalog.digest import HashingWriter, new_hasher
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.storage import refuse_what_is_kept
 from kvcatalog.uris import file_uri
@@ -44,7 +43,7 @@ def local_file(source: Source, store: BlobStore, catalog: CatalogStore | None, *
     try:
         file = LocalFile.open(path)
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path}: there is no such file") from error
+        raise NotFoundError(f"{path}: there is no such file").advising("Check the path.") from error
     except (OSError, ValueError) as error:
         raise InvalidValueError("source", f"{path!r} cannot be read: {error}") from error
     with file:
@@ -55,7 +54,7 @@ def local_file(source: Source, store: BlobStore, catalog: CatalogStore | None, *
 
 def _spool(source: BinaryIO, target: BinaryIO, place: str, *, hashing: bool) -> tuple[str | None, int]:
     """Copy a stream to its end, and return its digest and length; errors of the source pass as they are."""
-    hasher = hashlib.sha256() if hashing else None
+    hasher = new_hasher() if hashing else None
     size = 0
     while data := source.read(_READ_BYTES):
         if hasher is not None:

@@ -6,56 +6,61 @@ from typing import Any
 
 from kvcatalog import schema
 from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Index, Table
-from kvcatalog.kv.transaction import ReadTransaction
+from kvcatalog.store.catalog import Catalog
 from kvcatalog.store.changes import key_of_conflict
-from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, PRUNED_SEQUENCE, read_counter
 
 Pairs = Counter[tuple[bytes, bytes]]
 Totals = dict[tuple[str, str], tuple[int, int]]
 
 
-def assert_consistent(catalog: LmdbCatalog) -> None:
+def assert_consistent(catalog: Catalog) -> None:
     """Compare every index and every counter with one made from the rows that it derives from."""
-    with catalog._environment.read() as transaction:
-        documents = dict(decoded(transaction, schema.DOCUMENTS, schema.DOCUMENT_CODEC))
-        variants = dict(decoded(transaction, schema.VARIANTS, schema.VARIANT_CODEC))
-        conflicts = dict(decoded(transaction, schema.CONFLICTS, schema.CONFLICT_CODEC))
-        links = dict(decoded(transaction, schema.LINKS, schema.LINK_CODEC))
-        assert_indexes(transaction, schema.DOCUMENT_INDEXES, documents)
-        assert_indexes(transaction, schema.VARIANT_INDEXES, variants)
-        by_location = {
-            (index_key, key[:8])
-            for key, row in conflicts.items()
-            for index in schema.CONFLICT_INDEXES
-            for index_key in index.keys(row)
-        }
-        assert set(stored(transaction, schema.CONFLICTS_BY_STORAGE_URI)) == by_location
-        assert all(key == key_of_conflict(schema.id_of(key[:8]), row) for key, row in conflicts.items())
-        by_document = {(key[-8:] + key[:-8], b"") for key in links}
-        assert set(stored(transaction, schema.LINKS_BY_DOCUMENT)) == by_document
-        owners = {key[:8] for key in conflicts} | {schema.id_key(row.document_id) for row in links.values()}
-        owners |= {schema.id_key(row.document_id) for row in variants.values()}
-        assert owners <= documents.keys()
-        checks = dict(decoded(transaction, schema.CHECKS, schema.CHECK_CODEC))
-        by_time = {(schema.time_key(row.at) + key, b"") for key, row in checks.items()}
-        assert set(stored(transaction, schema.CHECKS_BY_TIME)) == by_time
-        named = {
-            (schema.uri_hash(uri), key)
-            for key, row in decoded(transaction, schema.JOURNAL, schema.JOURNAL_CODEC)
-            for uri in schema.places_named(row)
-        }
-        assert set(stored(transaction, schema.JOURNAL_BY_STORAGE_URI)) == named
-        assert_sightings(transaction, set(documents))
-        assert_duplicates(transaction, documents, variants)
-        assert_counters(transaction, documents, variants, len(conflicts))
-        forgotten, epoch = (read_counter(transaction, name).count for name in (FORGOTTEN_EPOCH, BLOB_EPOCH))
-        rows = [row for _, row in decoded(transaction, schema.CONDEMNED, schema.CONDEMNED_CODEC)]
-        cleared = [row.cleared for row in rows if row.cleared is not None]
-        assert forgotten <= epoch
-        assert all(forgotten < number <= epoch for number in cleared)
-        assert len(set(cleared)) == len(cleared)
+    with catalog._read() as transaction:
+        assert_rows_agree(transaction)
+
+
+def assert_rows_agree(transaction: ReadTransaction) -> None:
+    """Do so with the rows of a transaction."""
+    documents = dict(decoded(transaction, schema.DOCUMENTS, schema.DOCUMENT_CODEC))
+    variants = dict(decoded(transaction, schema.VARIANTS, schema.VARIANT_CODEC))
+    conflicts = dict(decoded(transaction, schema.CONFLICTS, schema.CONFLICT_CODEC))
+    links = dict(decoded(transaction, schema.LINKS, schema.LINK_CODEC))
+    assert_indexes(transaction, schema.DOCUMENT_INDEXES, documents)
+    assert_indexes(transaction, schema.VARIANT_INDEXES, variants)
+    by_location = {
+        (index_key, key[:8])
+        for key, row in conflicts.items()
+        for index in schema.CONFLICT_INDEXES
+        for index_key in index.keys(row)
+    }
+    assert set(stored(transaction, schema.CONFLICTS_BY_STORAGE_URI)) == by_location
+    assert all(key == key_of_conflict(schema.id_of(key[:8]), row) for key, row in conflicts.items())
+    by_document = {(key[-8:] + key[:-8], b"") for key in links}
+    assert set(stored(transaction, schema.LINKS_BY_DOCUMENT)) == by_document
+    owners = {key[:8] for key in conflicts} | {schema.id_key(row.document_id) for row in links.values()}
+    owners |= {schema.id_key(row.document_id) for row in variants.values()}
+    assert owners <= documents.keys()
+    checks = dict(decoded(transaction, schema.CHECKS, schema.CHECK_CODEC))
+    by_time = {(schema.time_key(row.at) + key, b"") for key, row in checks.items()}
+    assert set(stored(transaction, schema.CHECKS_BY_TIME)) == by_time
+    named = {
+        (schema.uri_hash(uri), key)
+        for key, row in decoded(transaction, schema.JOURNAL, schema.JOURNAL_CODEC)
+        for uri in schema.places_named(row)
+    }
+    assert set(stored(transaction, schema.JOURNAL_BY_STORAGE_URI)) == named
+    assert_sightings(transaction, set(documents))
+    assert_duplicates(transaction, documents, variants)
+    assert_counters(transaction, documents, variants, len(conflicts))
+    forgotten, epoch = (read_counter(transaction, name).count for name in (FORGOTTEN_EPOCH, BLOB_EPOCH))
+    rows = [row for _, row in decoded(transaction, schema.CONDEMNED, schema.CONDEMNED_CODEC)]
+    cleared = [row.cleared for row in rows if row.cleared is not None]
+    assert forgotten <= epoch
+    assert all(forgotten < number <= epoch for number in cleared)
+    assert len(set(cleared)) == len(cleared)
 
 
 def decoded(transaction: ReadTransaction, table: Table, codec: Codec[Any]) -> Iterator[tuple[bytes, Any]]:

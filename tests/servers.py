@@ -71,8 +71,11 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def server(config: pytest.Config, name: str) -> processes.Access:
-    """Return the access to a server of this run, `tools.servers.NAME`; skips the test if it cannot be had."""
+def server(config: pytest.Config, name: str, *, is_needed: bool = False) -> processes.Access:
+    """Return the access to a server of this run, `tools.servers.NAME`.
+
+    If it cannot be had the test is skipped, or fails where it `is_needed`.
+    """
     folder = config.stash[FOLDER] / name
     folder.mkdir(exist_ok=True)
     access, unavailable = folder / "access.json", folder / "unavailable"
@@ -87,6 +90,6 @@ def server(config: pytest.Config, name: str) -> processes.Access:
             )
             (unavailable if done.returncode else access).write_text(done.stderr if done.returncode else done.stdout)
     if unavailable.exists():
-        pytest.skip(f"{name} could not be started, see the end of the run")
+        (pytest.fail if is_needed else pytest.skip)(f"{name} could not be started, see the end of the run")
     found: processes.Access = json.loads(access.read_text())
     return found

@@ -22,7 +22,7 @@ from kvcatalog.models import (
     VariantRegistration,
     VariantRegistrationRequest,
 )
-from kvcatalog.store.lmdb_catalog import LmdbCatalog
+from kvcatalog.store.catalog import Catalog
 from tests.invariants import assert_consistent
 
 DIGESTS = [None, *(digit * 64 for digit in "abc")]
@@ -55,15 +55,21 @@ keys = st.fixed_dictionaries({"artifact_id": artifacts, "source_url": urls, "res
 class CatalogMachine(RuleBasedStateMachine):
     """Rules call the catalog and change a model of documents, variants, conflicts and sightings alike."""
 
+    ids_are_consecutive = True
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.catalog: LmdbCatalog = open_catalog(self.folder / "catalog")
+        self.catalog: Catalog = self.opened()
         self.documents: dict[int, DocumentRecord] = {}
         self.variants: dict[tuple[int, str], dict[str, Any]] = {}
         self.conflicts: set[tuple[Any, ...]] = set()
         self.sightings: set[tuple[str | None, int]] = set()
         self.last_id = 0
+
+    def opened(self) -> Catalog:
+        """Open the catalog of this example."""
+        return open_catalog(self.folder / "catalog")
 
     @initialize(known=st.booleans())
     def maybe_know_the_root(self, known: bool) -> None:
@@ -121,8 +127,9 @@ class CatalogMachine(RuleBasedStateMachine):
     ) -> None:
         old = next((known for known in self.documents.values() if fields(known, *key) == key), None)
         if old is None:
-            self.last_id += 1
-            expected = {**key, **content, "id": self.last_id, "run_id": run, "content_type": content_type}
+            assert record.id == self.last_id + 1 if self.ids_are_consecutive else record.id > self.last_id
+            self.last_id = record.id
+            expected = {**key, **content, "run_id": run, "content_type": content_type}
             assert fields(record, *expected) == expected
             assert record.created_at == record.updated_at == (created or record.created_at)
             assert outcome in {None, "registered"}
@@ -244,7 +251,7 @@ class CatalogMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.catalog.close()
-        self.catalog = open_catalog(self.folder / "catalog")
+        self.catalog = self.opened()
 
     @invariant()
     def answers_alike(self) -> None:

@@ -24,7 +24,7 @@ def _workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.upper().startswith("KVCATALOG_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    with open_catalog("catalog") as catalog:
+    with open_catalog(Path("catalog")) as catalog:
         fill(catalog)
 
 
@@ -37,8 +37,21 @@ def test_an_export_reports_in_the_format_of_the_group(capsys: pytest.CaptureFixt
     assert run(["--catalog", "catalog", "export-sql", "-o", "file"]) == 0
     shown = capsys.readouterr().out
     assert f"position   {report['position']}\n" in shown
-    with open_catalog("catalog") as catalog:
+    with open_catalog(Path("catalog")) as catalog:
         assert rows_of(Path("file")) == exported(catalog)
+
+
+def test_an_export_reports_in_json_where_that_is_asked_behind_its_name(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["--catalog", "catalog", "export-sql", "-o", "file", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["format"] == "sqlite"
+    assert run(["--catalog", "catalog", "export-sql", "--format", "csv", "--table", "roots", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert captured.out.startswith("id,uri,uuid,cas_prefix")
+    assert json.loads(captured.err)["format"] == "csv"
+    assert run(["--catalog", "catalog", "export-sql", "-o", "file", "--json"]) == 2
+    assert json.loads(capfd.readouterr().err)["error"]["type"] == "OutputExistsError"
 
 
 def test_an_export_goes_to_standard_output_alone(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -55,7 +68,7 @@ def test_an_export_goes_to_standard_output_alone(capfdbinary: pytest.CaptureFixt
 def test_changes_go_to_an_earlier_export(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--catalog", "catalog", "--json", "export-sql", "-o", "file"]) == 0
     position = json.loads(capsys.readouterr().out)["position"]
-    with open_catalog("catalog") as catalog:
+    with open_catalog(Path("catalog")) as catalog:
         catalog.delete(1)
         expected = exported(catalog)
     assert run(["--catalog", "catalog", "--json", "export-sql", "-o", "file", "--since", position]) == 0

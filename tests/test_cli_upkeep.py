@@ -39,7 +39,7 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, An
 
 
 def break_index(path: str) -> None:
-    with open_catalog(path) as catalog, catalog._environment.write() as transaction:
+    with open_catalog(Path(path)) as catalog, catalog._environment.write() as transaction:
         transaction.delete(schema.BY_URL, *next(transaction.items(schema.BY_URL)))
 
 

@@ -77,7 +77,7 @@ def examples(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
 
 
 EXAMPLES = tuple(examples(group, "kvcatalog"))
-ELSEWHERE = ("fetch ", "s3://", "psql", "--dsn", "/backups/", " > ")
+ELSEWHERE = ("fetch ", "s3://", "dynamodb://", "psql", "--dsn", "/backups/", " > ")
 """Networks, buckets, servers and folders outside that examples need; such lines are only held against the options."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.faults import same_keys
 from tools.faults.__main__ import HARNESSES
 from tools.faults.planting import VARIABLE
 
@@ -70,6 +71,28 @@ def test_a_mistake_in_collecting_is_seen(mistake: str) -> None:
     )  # it ends when one shows
     assert status == 1, printed
     assert "there is no such blob" in printed or "nothing lies at" in printed
+
+
+def test_processes_make_each_of_the_same_keys_once() -> None:
+    status, printed = killed("--keys", "300", harness="same_keys")
+    figures = dict(line.split() for line in printed.splitlines())
+    assert (status, figures["violations"], figures["keys"]) == (0, "0", "300"), printed
+
+
+def test_answers_that_do_not_agree_are_seen() -> None:
+    sound = [(0, 1, "registered", "t"), (0, 1, "existing", "t"), (1, 2, "existing", "t"), (1, 2, "registered", "t")]
+    assert list(same_keys.findings(sound, 2, 2)) == []
+    for place, wrong, finding in (
+        (0, (0, 1, "existing", "t"), "key 0"),
+        (1, (0, 1, "registered", "t"), "key 0"),
+        (1, (0, 3, "existing", "t"), "key 0"),
+        (3, (1, 1, "registered", "t"), "key 1"),
+    ):
+        found = list(same_keys.findings([*sound[:place], wrong, *sound[place + 1 :]], 2, 2))
+        assert any(finding in text for text in found)
+    assert list(same_keys.findings(sound[:2] + [(1, 1, *answer[2:]) for answer in sound[2:]], 2, 2)) == [
+        "an id has come twice"
+    ]
 
 
 NOT_TRIED = 3

@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import lmdb
 import pytest
 
-from kvcatalog.errors import CatalogError, CatalogLockedError, DatabaseDamagedError
+from kvcatalog.errors import CatalogError, CatalogLockedError, DatabaseDamagedError, StorageFullError
 from kvcatalog.kv import compaction, door, engine, preflight
 from kvcatalog.kv.compaction import compact_environment
 from kvcatalog.kv.copying import copy_environment, copy_rows
@@ -246,8 +246,8 @@ def test_a_copy_that_differs_never_takes_the_place(folder: Path, monkeypatch: py
     rows = filled(folder)
     real = copy_rows
 
-    def short(source: engine.StrPath, target: engine.StrPath) -> None:
-        real(source, target)
+    def short(source: engine.StrPath, target: engine.StrPath, progress: Any = None) -> None:
+        real(source, target, progress)
         with lmdb.open(os.fspath(target), max_dbs=9, map_size=1 << 30) as raw, raw.begin(write=True) as transaction:
             transaction.delete(rows[ROWS][0][0], db=raw.open_db(b"rows", transaction))
 
@@ -316,3 +316,32 @@ def test_damage_is_an_error_and_kills_nobody(engine_kind: int, folder: Path) -> 
             assert (folder / preflight.DATA_FILE).read_bytes() == damaged
             assert sorted(os.listdir(folder)) == [preflight.DATA_FILE, preflight.LOCK_FILE]
     assert refused > 8
+
+
+def test_progress_ends_at_all_of_it(folder: Path) -> None:
+    rows = filled(folder)
+    total = sum(map(len, rows.values()))
+    seen: dict[str, list[tuple[int, int]]] = {}
+    compact_environment(folder, progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)))
+    assert list(seen) == ["copy", "check the copy", "compare"]
+    for told in seen.values():
+        assert told[-1] == (total, total)
+        assert told == sorted(told)
+
+
+def test_a_full_disk_is_told_from_damage(small_disk: Path) -> None:
+    folder = small_disk / "environment"
+    environment = made(folder)
+    put_rows(environment, ((b"%d" % number, b"v" * 90) for number in range(900)))
+    rows = rows_of(environment)
+    environment.close()
+    size = (folder / preflight.DATA_FILE).stat().st_size
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
+        for left in range(0, size, 4096):
+            filler.truncate(0)
+            os.posix_fallocate(filler.fileno(), 0, free - left) if free > left else None
+            with pytest.raises(StorageFullError):
+                compact_environment(folder)
+            assert sorted(os.listdir(folder)) == [preflight.DATA_FILE, preflight.LOCK_FILE]
+    assert reopened(folder) == rows

@@ -12,9 +12,11 @@ from msgspec import structs
 from kvcatalog import open_catalog
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.models import (
+    BlobCheck,
     CatalogPosition,
     Conflict,
     DocumentRecord,
+    Hold,
     JournalEntry,
     Link,
     Root,
@@ -30,6 +32,8 @@ UPDATED = datetime(2025, 1, 2, tzinfo=UTC)
 DOCUMENT = DocumentRecord(7, "a", "u", "r", "text/html", 1, "a" * 64, "file:///x", CREATED, UPDATED, "run-1")
 VARIANT = VariantRecord(3, 7, "html", "file:///v", 2, None, None, CREATED)
 CONFLICT = Conflict(7, None, "b" * 64, 5, "file:///y", "run-2", CREATED, UPDATED, 4)
+HOLD = Hold(3, ("resolver=r", "bytes>1000"), "why", CREATED)
+CHECK = BlobCheck("file:///x", "corrupt", UPDATED, CREATED, "file:///q")
 ENTRY = JournalEntry(9, CREATED, "delete", 1, None, "library", None, {"bytes": (1, None)})
 
 
@@ -44,7 +48,7 @@ def test_everything_is_stored_as_it_is_and_once(catalog: LmdbCatalog) -> None:
     root = Root(4, "file:///store", "one", "sha256")
     below = structs.replace(DOCUMENT, id=8, artifact_id="b", storage_uri=f"file:///store/cas/sha256/aa/{'a' * 62}")
     sighting, link = Sighting("run-9", 7, UPDATED), Link(8, "file:///store/link")
-    entries: list[Restorable] = [root, DOCUMENT, below, VARIANT, sighting, CONFLICT, link, ENTRY]
+    entries: list[Restorable] = [root, DOCUMENT, below, VARIANT, sighting, CONFLICT, link, ENTRY, HOLD, CHECK]
     assert list(catalog.restore(entries)) == ["stored"] * len(entries)
     assert list(catalog.restore(entries)) == ["existing"] * len(entries)
     assert catalog.roots() == [root]
@@ -54,6 +58,9 @@ def test_everything_is_stored_as_it_is_and_once(catalog: LmdbCatalog) -> None:
     assert list(catalog.get_conflicts()) == [CONFLICT]
     assert [each.kind for each in catalog.references("file:///store/link")] == ["link"]
     assert list(catalog.journal()) == [ENTRY]
+    assert catalog.journal_start() == 9
+    assert catalog.holds() == [HOLD]
+    assert catalog.last_check("file:///x") == CHECK
     # It lies where the root that came before it says, as if it had been registered there.
     with catalog._environment.read() as transaction:
         from kvcatalog.store.reading import document_row
@@ -64,7 +71,7 @@ def test_everything_is_stored_as_it_is_and_once(catalog: LmdbCatalog) -> None:
 
 
 def test_what_stands_is_not_changed(catalog: LmdbCatalog) -> None:
-    assert list(catalog.restore([DOCUMENT, VARIANT, CONFLICT, ENTRY])) == ["stored"] * 4
+    assert list(catalog.restore([DOCUMENT, VARIANT, CONFLICT, ENTRY, HOLD, CHECK])) == ["stored"] * 6
     assert list(
         catalog.restore(
             [
@@ -77,6 +84,9 @@ def test_what_stands_is_not_changed(catalog: LmdbCatalog) -> None:
                 structs.replace(CONFLICT, count=5),
                 structs.replace(CONFLICT, document_id=99),
                 structs.replace(ENTRY, action="update"),
+                structs.replace(HOLD, reason="other"),
+                structs.replace(HOLD, id=2),
+                structs.replace(CHECK, result="ok"),
                 Sighting("run-9", 99, UPDATED),
                 Link(99, "file:///l"),
             ]
@@ -85,7 +95,7 @@ def test_what_stands_is_not_changed(catalog: LmdbCatalog) -> None:
         *("key is taken", "key is taken", "id is taken"),
         *("key is taken", "id is taken", "no such document"),
         *("key is taken", "no such document"),
-        "id is taken",
+        *("id is taken", "id is taken", "id is taken", "key is taken"),
         *("no such document", "no such document"),
     ]
     assert list(catalog.iter_records()) == [DOCUMENT]
@@ -135,6 +145,9 @@ def test_a_position_is_raised_and_never_lowered(catalog: LmdbCatalog) -> None:
     assert [entry.sequence for entry in catalog.journal()] == [6]
     with pytest.raises(InvalidValueError):
         catalog.raise_position(CatalogPosition(0, 2**60, 0))
+    for bad in (structs.replace(HOLD, filters=("nonsense",)), structs.replace(CHECK, result="unheard of")):
+        with pytest.raises(InvalidValueError):
+            list(catalog.restore([bad]))
 
 
 def test_a_snapshot_is_one_moment(catalog: LmdbCatalog) -> None:

@@ -13,7 +13,7 @@ from kvcatalog.errors import CatalogMissingError, CorruptRecordError, DatabaseDa
 from kvcatalog.kv.apart import answering
 from kvcatalog.kv.preflight import DATA_FILE
 from kvcatalog.models import Finding
-from kvcatalog.store import open_catalog
+from kvcatalog.store import is_url, open_catalog
 
 Progress = Callable[[int, int], object]
 
@@ -26,12 +26,15 @@ _decode = msgspec.json.Decoder(Finding).decode
 def examine(
     path: str | os.PathLike[str], *, locking: bool = True, progress: Progress | None = None
 ) -> Iterator[Finding]:
-    """Yield all that is wrong with the catalog in a folder, of one moment, and change nothing.
+    """Yield all that is wrong with the catalog in a folder, of one moment, or in a DynamoDB table; change nothing.
 
-    It is read in a process of its own, since the engine can die of a damaged file: that is a finding, and the last.
+    A folder is read in a process of its own, since the engine can die of a damaged file: a finding, and the last.
     `locking=False` is for a catalog that nobody writes to. An examination that could not be made is an error, never
     the end: CatalogMissingError, or another kind of CatalogUnavailableError.
     """
+    if is_url(path):
+        yield from _examined_over(os.fspath(path), progress)
+        return
     folder = os.path.abspath(path)
     if not os.path.exists(os.path.join(folder, DATA_FILE)):
         raise CatalogMissingError(f"{folder}: there is no catalog")
@@ -47,6 +50,11 @@ def examine(
         yield Finding("file", str(error))
     except CorruptRecordError as error:
         yield Finding("row", str(error))
+
+
+def _examined_over(url: str, progress: Progress | None) -> Iterator[Finding]:
+    with open_catalog(url, create=False, read_only=True) as catalog:
+        yield from catalog.audit(progress)
 
 
 def audit_catalog(

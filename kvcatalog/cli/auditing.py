@@ -34,7 +34,8 @@ def audit(invocation: Invocation, *, repair: bool, blobs: bool, reason: str | No
     Others may go on using the catalog. Indexes, counts and mirrors can be derived anew with --repair; records cannot,
     and are never touched. A damaged database file is told and left alone: restore a backup. With --blobs, blobs that
     are missing or have another size are told, and those that nothing refers to; a storage root that is not there is
-    one finding, and none of its blobs is called lost. Bytes are not read: `verify` does that.
+    one finding, and none of its blobs is called lost. Bytes are not read: `verify` does that. In DynamoDB counts are
+    kept beside the transactions, and --repair brings them up to date where a process died in between.
 
     \b
     Example:
@@ -42,7 +43,7 @@ def audit(invocation: Invocation, *, repair: bool, blobs: bool, reason: str | No
       kvcatalog audit --repair --reason 'disk failed in March'
       kvcatalog --format jsonl audit --blobs
     """  # noqa: D301
-    path = invocation.catalog_path()
+    path = invocation.catalog_place()
     counts: Counter[bool] = Counter()
 
     def rows(findings: Iterator[Finding]) -> Iterator[dict[str, Any]]:

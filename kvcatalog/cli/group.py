@@ -43,7 +43,9 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "add": _Place("adding", "add", "store local files"),
         "import-manifest": _Place("importing", "import_manifest", "register what runs did"),
         "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
+        "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
         "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
+        "copy": _Place("copying", "copy", "all, to another catalog"),
     },
     "Keep in order": {
         "gc": _Place("collecting", "gc", "what nothing refers to"),
@@ -54,14 +56,14 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
     "Keep intact": {
         "verify": _Place("verifying", "verify", "read and compare blobs"),
         "audit": _Place("auditing", "audit", "check every row; repair"),
-        "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
         "journal": _Place("history", "journal", "what was changed, why"),
         "backup": _Place("backups", "backup", "copy the catalog in use"),
         "restore": _Place("backups", "restore", "a catalog of a backup"),
         "compact": _Place("backups", "compact", "give free pages back"),
-        "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
     },
     "Set up": {
+        "init": _Place("initializing", "init", "make a catalog"),
+        "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
         "roots": _Place("roots", "roots", "where blobs are stored"),
         "config": _Place("configuration", "config", "settings in force"),
         "completion": _Place("completing", "completion", "for bash, zsh, fish"),
@@ -111,7 +113,8 @@ class _LazyGroup(click.Group):
                     if entry is not None
                 )
                 formatter.write(f"  {'  '.join(cells)}".rstrip() + "\n")
-        with formatter.section("Exit status"):
+        formatter.write("Exit status:\n")
+        with formatter.indentation():
             formatter.write_text("; ".join(f"{int(status)} {meaning}" for status, meaning in MEANINGS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
@@ -172,7 +175,7 @@ def group(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Answer for stored documents: where are they, are they intact, are they twice.
+    """Answer for stored documents: where are they, are they intact, twice.
 
     \b
     Example:

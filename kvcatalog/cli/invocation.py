@@ -48,8 +48,7 @@ class Invocation:
         """What the options set, in the form of the configuration."""
         sections: dict[str, dict[str, Any]] = {}
         if self._catalog is not None:
-            backend = "dynamodb" if self._catalog.startswith("dynamodb://") else "lmdb"
-            sections["catalog"] = {"path": self._catalog, "backend": backend}
+            sections["catalog"] = _catalog(self._catalog)
         if self._root is not None:
             sections["storage"] = _storage(self._root)
         return sections
@@ -78,9 +77,18 @@ class Invocation:
 
         target = self._target(path_suffices=read_only)
         if not read_only and not isinstance(target, str) and not target.enabled:
-            raise ConfigError("catalog.enabled: the catalog is switched off, so nothing is registered")
+            error = ConfigError("catalog.enabled: the catalog is switched off, so nothing is registered")
+            raise error.advising("Set catalog.enabled to true.")
         create = not read_only if create is None else create
         return open_catalog(target, read_only=read_only, create=create, command=command)
+
+    def open_catalog_at(self, place: str, *, read_only: bool, command: str = "cli") -> CatalogStore:
+        """Open the catalog at a path or URL, with all other settings as they are; only a writer creates one."""
+        from kvcatalog.config import load_config
+        from kvcatalog.store import open_catalog
+
+        config = load_config(self.config_path, self.overrides | {"catalog": _catalog(place)})
+        return open_catalog(config.catalog, read_only=read_only, create=not read_only, command=command)
 
     @contextmanager
     def telemetry(self, name: str) -> Iterator[None]:
@@ -112,8 +120,18 @@ class Invocation:
         target = self._target(path_suffices=True)
         path = target if isinstance(target, str) else target.path
         if "://" in path:
-            raise ConfigError(f"catalog {path}: this command needs a catalog in a local folder")
+            error = ConfigError(f"catalog {path}: this command needs a catalog in a local folder")
+            raise error.advising("Name one with --catalog.")
         return path
+
+    def catalog_place(self) -> str:
+        """Return the folder or the URL of the catalog."""
+        target = self.catalog_target()
+        return target if isinstance(target, str) else target.path
+
+    def catalog_target(self) -> str | CatalogConfig:
+        """Return what names the catalog: its folder or URL, or the whole of its configuration."""
+        return self._target(path_suffices=True)
 
     def note(self, message: str) -> None:
         """Write a message for people to standard error, unless --quiet was given."""
@@ -148,6 +166,11 @@ class Invocation:
         return self._file
 
 
+def _catalog(place: str) -> dict[str, Any]:
+    """Return the configuration of a catalog that is given as a folder or as the URL of a table."""
+    return {"path": place, "backend": "dynamodb" if place.startswith("dynamodb://") else "lmdb"}
+
+
 def _storage(root: str) -> dict[str, Any]:
     """Return the configuration of a root that is given as a folder, its URI, or `s3://BUCKET/PREFIX`."""
     from kvcatalog.uris import file_path, has_scheme
@@ -158,5 +181,5 @@ def _storage(root: str) -> dict[str, Any]:
         return {"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix and f"{prefix}/"}
     folder = file_path(root) if has_scheme(root) else root
     if folder is None:
-        raise ConfigError(f"--root {root}: must be a folder or s3://BUCKET/PREFIX")
+        raise ConfigError(f"--root {root}: must be a folder or s3://BUCKET/PREFIX").advising("Correct --root.")
     return {"backend": "fs", "root_dir": folder}

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from kvcatalog import sqlite_files, telemetry, values
-from kvcatalog.errors import InvalidValueError
+from kvcatalog.errors import InvalidValueError, UnsupportedError
 from kvcatalog.export_sql import plain
 from kvcatalog.export_sql.output import new_file, translated
 from kvcatalog.export_sql.postgres import Postgres, Script
@@ -154,6 +154,11 @@ class _Run:
         since: str | None,
         progress: Callable[[Progress], object] | None,
     ) -> None:
+        if since is not None and not snapshot.is_one_moment:
+            raise UnsupportedError(
+                "since: several hosts write to this catalog, and what gets a low number may come after what has a"
+                " higher one, so no export can be brought up to date; export everything"
+            )
         self.since = None if since is None else parse_position(since, catalog.identity, snapshot)
         self.position = snapshot.position
         self.counts: dict[str, int] = dict.fromkeys((*tables(), "changed", "removed"), 0)

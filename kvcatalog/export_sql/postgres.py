@@ -140,10 +140,11 @@ class Postgres:
         if max(map(len, lines)) * _UTF8_BYTES_MAX > POSTGRES_KEY_BYTES_MAX:
             self._long.update(index.name for index in _long_indexes(table, rows))
         text = "".join(lines)
-        ends = text.count("\n"), text.count("\t")
-        if "\\" in text or "\r" in text or ends != (len(rows), len(rows) * (len(table.columns) - 1)):
-            text = "".join(make([tuple([_escaped(value) for value in row]) for row in rows]))
-        return text.replace(_NULL, "\\N").encode()
+        tabs = len(rows) * (len(table.columns) - 1)
+        if "\\" in text or "\r" in text or "\n" in text or text.count("\t") != tabs:
+            lines = make([tuple([_escaped(value) for value in row]) for row in rows])
+        lines.append("")
+        return "\n".join(lines).replace(_NULL, "\\N").encode()
 
     def _make_room(self, table: SqlTable, rows: list[FlatRow]) -> None:
         """Let the indexes of a table that is there take keys of any length, where one is too long for what it has."""
@@ -170,7 +171,7 @@ def _line_maker(table: SqlTable) -> Callable[[list[FlatRow]], list[str]]:
         f"{{null if {name} is None else {name}}}" if column.is_optional else f"{{{name}}}"
         for name, column in zip(names, table.columns, strict=True)
     ]
-    source = f'lambda rows: [f"{_TAB.join(cells)}\\n" for {",".join(names)} in rows]'
+    source = f'lambda rows: [f"{_TAB.join(cells)}" for {",".join(names)} in rows]'
     maker: Callable[[list[FlatRow]], list[str]] = eval(source, {"null": _NULL})  # noqa: S307 - of nothing but numbers
     return maker
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
-import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -105,7 +103,7 @@ class RootFolder:
         """
         with self.folder(layout.STAGING_PATH, create=True) as folder:
             while True:
-                name = secrets.token_hex(8)
+                name = os.urandom(8).hex()
                 descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if os.fstat(descriptor).st_nlink:
@@ -210,6 +208,8 @@ def is_written(descriptor: int) -> bool:
     A lease for reading is refused just then. Where it is given it is given back at once; whoever opens the file in
     between would have us sent SIGIO, which ends a process, so another signal is asked for, which nobody minds.
     """
+    import signal  # lookups do without it
+
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)

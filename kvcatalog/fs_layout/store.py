@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO
+
+import msgspec
 
 from kvcatalog import layout, uris
 from kvcatalog.blobs import BlobStat, LocalFile, Marker, MoveOutcome, Publication, translated
@@ -76,19 +77,19 @@ class FileBlobStore:
         except UnsafePathError as error:
             raise RootUnreachableError(f"{self.root}: its marker {layout.MARKER_PATH} is no plain file") from error
         try:
-            facts = json.loads(data)
+            facts = msgspec.json.decode(data)
             return Marker(str(facts["uuid"]), str(facts["catalog"]), int(facts["generation"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
             raise RootUnreachableError(f"{self.root}: its marker {layout.MARKER_PATH} cannot be read") from error
 
     def write_marker(self, marker: Marker, *, replace: bool = False) -> Marker:
         """See BlobStore."""
         self.prepare()
         facts = {"uuid": marker.uuid, "catalog": marker.catalog, "generation": marker.generation}
-        text = json.dumps({"format": 1, **facts}, indent=1) + "\n"
+        text = msgspec.json.format(msgspec.json.encode({"format": 1, **facts}), indent=1) + b"\n"
         with self._root.folder_of(layout.MARKER_PATH, create=True) as (folder, name):
             with self._root.staged_name() as (staging, staged, descriptor):
-                write_whole(descriptor, text.encode())
+                write_whole(descriptor, text)
                 os.fsync(descriptor)
                 if replace:
                     os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=folder)

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
-from kvcatalog import telemetry
+from kvcatalog import sql_rows, telemetry
 from kvcatalog.errors import InvalidValueError, SqlSourceError
-from kvcatalog.import_sql import rows, sources
+from kvcatalog.import_sql import sources
 from kvcatalog.import_sql.report import SqlImportReport, Tally
 from kvcatalog.models import (
     CatalogPosition,
@@ -82,7 +82,7 @@ def _continues(catalog: CatalogStore, source: Source) -> bool:
         return all(any(row[:4] == document[:4] for row in theirs) for document in documents)
 
 
-def _try(make: Callable[[rows.Row], Record], row: rows.Row) -> Record | InvalidValueError:
+def _try(make: Callable[[sql_rows.Row], Record], row: sql_rows.Row) -> Record | InvalidValueError:
     try:
         return make(row)
     except InvalidValueError as error:
@@ -101,8 +101,8 @@ class _Import:
         self._progress = progress
 
     def _records(
-        self, table: str, make: Callable[[rows.Row], Record], found: Iterable[rows.Row]
-    ) -> Iterator[tuple[rows.Row, Record]]:
+        self, table: str, make: Callable[[sql_rows.Row], Record], found: Iterable[sql_rows.Row]
+    ) -> Iterator[tuple[sql_rows.Row, Record]]:
         """Yield rows as records; those that are none are counted."""
         for row in found:
             record = _try(make, row)
@@ -122,14 +122,14 @@ class _Restoring(_Import):
 
     def run(self) -> None:
         """Import everything, what refers to a document after the documents."""
-        self._restore("roots", rows.root, "roots")
-        self._restore("documents", rows.document, "registered")
-        self._restore("variants", rows.variant, "variants")
-        self._restore("sightings", rows.sighting, "sightings")
-        self._restore("conflicts", rows.conflict, "kept_conflicts")
-        self._restore("links", rows.link, "links")
+        self._restore("roots", sql_rows.root, "roots")
+        self._restore("documents", sql_rows.document, "registered")
+        self._restore("variants", sql_rows.variant, "variants")
+        self._restore("sightings", sql_rows.sighting, "sightings")
+        self._restore("conflicts", sql_rows.conflict, "kept_conflicts")
+        self._restore("links", sql_rows.link, "links")
         if self._journal_continues():
-            self._restore("journal", rows.entry, "journal")
+            self._restore("journal", sql_rows.entry, "journal")
         else:
             self._tally.figures["left_out"] += sum(1 for _ in self._source.rows("journal"))
         last = self._source.sequences()
@@ -138,7 +138,7 @@ class _Restoring(_Import):
             raise SqlSourceError("its sequences are beyond what ids can be")
         self._catalog.raise_position(CatalogPosition(*numbers))
 
-    def _restore(self, table: str, make: Callable[[rows.Row], Restorable], figure: str) -> None:
+    def _restore(self, table: str, make: Callable[[sql_rows.Row], Restorable], figure: str) -> None:
         records = self._records(table, make, self._source.rows(table))
         while chunk := list(islice(records, BATCH_ROWS)):
             done = self._catalog.restore([record for _, record in chunk], batch_size=BATCH_ROWS)
@@ -162,7 +162,7 @@ class _Restoring(_Import):
         if not last:
             return True
         kept = next(self._catalog.journal(after=last - 1), None)
-        found = [_try(rows.entry, row) for row in self._source.rows("journal", "WHERE sequence=?", (last,))]
+        found = [_try(sql_rows.entry, row) for row in self._source.rows("journal", "WHERE sequence=?", (last,))]
         return kept is not None and kept in found
 
 
@@ -182,7 +182,7 @@ class _Registering(_Import):
 
     def run(self) -> None:
         """Import everything but the journal and the roots."""
-        records = self._records("documents", rows.document, self._source.rows("documents"))
+        records = self._records("documents", sql_rows.document, self._source.rows("documents"))
         after = -1
         while chunk := [record for _, record in islice(records, BATCH_ROWS)]:
             self._take(chunk, after)
@@ -196,7 +196,7 @@ class _Registering(_Import):
             self._tally.figures["left_out"] += sum(1 for _ in self._source.rows(table))
 
     def _take(self, documents: list[DocumentRecord], after: int) -> None:
-        links = self._belonging("links", rows.link, documents, after)
+        links = self._belonging("links", sql_rows.link, documents, after)
         places: dict[int, list[str]] = {}
         for link in links:
             places.setdefault(link.document_id, []).append(link.storage_uri)
@@ -207,15 +207,15 @@ class _Registering(_Import):
             figure = "conflicts" if result.outcome == "conflict" else result.outcome
             self._tally.figures[figure] += 1
         self._tally.figures["links"] += len(links)
-        self._each("variants", rows.variant, documents, after, lambda each: self._variant(each, new_ids))
-        self._each("sightings", rows.sighting, documents, after, lambda each: self._sighting(each, new_ids))
-        self._each("conflicts", rows.conflict, documents, after, lambda each: self._conflict(each, new_ids))
+        self._each("variants", sql_rows.variant, documents, after, lambda each: self._variant(each, new_ids))
+        self._each("sightings", sql_rows.sighting, documents, after, lambda each: self._sighting(each, new_ids))
+        self._each("conflicts", sql_rows.conflict, documents, after, lambda each: self._conflict(each, new_ids))
         self._followed(len(documents))
 
     def _each(
         self,
         table: str,
-        make: Callable[[rows.Row], Belonging],
+        make: Callable[[sql_rows.Row], Belonging],
         documents: list[DocumentRecord],
         after: int,
         write: Callable[[Belonging], object],
@@ -225,7 +225,7 @@ class _Registering(_Import):
             self._tally.figures["kept_conflicts" if table == "conflicts" else table] += 1
 
     def _belonging(
-        self, table: str, make: Callable[[rows.Row], Belonging], documents: list[DocumentRecord], after: int
+        self, table: str, make: Callable[[sql_rows.Row], Belonging], documents: list[DocumentRecord], after: int
     ) -> list[Belonging]:
         """Return what a table has for a batch of documents, which are all from behind an id up to the last."""
         there = {record.id for record in documents}

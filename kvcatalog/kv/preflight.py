@@ -186,7 +186,10 @@ def _check_owner(path: str, status: os.stat_result, folder_status: os.stat_resul
     if not stat.S_ISREG(status.st_mode):
         raise DatabaseDamagedError(f"{path} is not a regular file")
     if status.st_uid not in {os.geteuid(), 0, folder_status.st_uid}:
-        raise CatalogUnavailableError(f"{path} belongs to user {status.st_uid}, who owns neither the folder nor you")
+        error = CatalogUnavailableError(
+            f"{path} belongs to user {status.st_uid}, who does not own its folder, nor are you"
+        )
+        raise error.advising("Use it as that user, or see who put it there.")
 
 
 def _check_meta(path: str, descriptor: int) -> int:
@@ -234,7 +237,8 @@ def _metas(path: str, descriptor: int) -> tuple[int, list[_Meta]]:
             if struct.unpack_from("<I", meta, header_bytes)[0] == _MAGIC
         ]
         return kind, metas
-    raise DatabaseDamagedError(f"{path} is no LMDB database: neither engine's meta page is there")
+    error = DatabaseDamagedError(f"{path} is no LMDB database: neither engine's meta page is there")
+    raise error.advising("Check the path; if a catalog lay there, keep a copy of the file and restore a backup.")
 
 
 def _meta(page_bytes: int, described: bytes) -> _Meta:

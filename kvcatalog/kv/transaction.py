@@ -1,4 +1,4 @@
-"""Transactions: what is read comes from one moment, what is written becomes visible whole or not at all.
+"""LMDB's transactions: what is read comes from one moment, what is written becomes visible whole or not at all.
 
 A transaction is a context manager and belongs to the thread that entered it. It is passed as an argument; whether it
 may write is visible in its type. What leaves it are `bytes` of their own.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvcatalog.kv.environment import Environment
 
 _RENEW_ROWS = 4096
+_WALK_ROWS_MAX = 512
 _OVERFLOW_BYTES = 2000
 """A value above about half a page lies on pages of its own."""
 
@@ -31,6 +32,9 @@ class Use:
 
     thread: int
 
+    def give_up(self) -> None:
+        """End what an interruption has left open."""
+
 
 class ReadTransaction(Use):
     """A snapshot of the environment."""
@@ -39,14 +43,20 @@ class ReadTransaction(Use):
 
     _writes = False
 
+    is_snapshot = True
+
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
     def __enter__(self) -> Self:
         environment = self._environment
         self._epoch = environment.epoch
-        self._raw, self._ticket = environment.begin(self, write=self._writes)
-        self._handles = environment.handles
+        try:
+            self._raw, self._ticket = environment.begin(self, write=self._writes)
+            self._handles = environment.handles
+        except BaseException:
+            self.give_up()
+            raise
         return self
 
     def __exit__(
@@ -70,6 +80,13 @@ class ReadTransaction(Use):
 
     def _end(self, raw: engine.RawTransaction, *, failed: bool) -> None:  # noqa: ARG002  a reader's end is the same
         raw.abort()
+
+    def give_up(self) -> None:
+        """End what an interruption has left open on entering or leaving."""
+        with suppress(AttributeError, engine.Error):
+            if self._epoch == self._environment.epoch:
+                self._raw.abort()
+        self._environment.let_go(self)
 
     def commit_number(self) -> int:
         """Return the number of the last commit that it sees; in a write transaction, of the one that it will be."""
@@ -126,12 +143,24 @@ class ReadTransaction(Use):
                 rows = cursor.iterprev() if _before(cursor, table, stop, after) else iter(())
             else:
                 rows = cursor.iternext() if _behind(cursor, table, start, after) else iter(())
+                if stop is None:  # most likely a walk over all
+                    yield from self._walked(rows)
+                    return
             for count, row in enumerate(rows, 1):
                 if row[0] < start if reverse else stop is not None and row[0] >= stop:
                     return
                 if not count % _RENEW_ROWS:
                     self._environment.renew_locks()
                 yield row
+
+    def _walked(self, rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows to the end, more and more at a time, which costs half as much for each."""
+        size = 4
+        while chunk := list(islice(rows, size)):
+            yield from chunk
+            if size == _WALK_ROWS_MAX:
+                self._environment.renew_locks()
+            size = min(2 * size, _WALK_ROWS_MAX)
 
     def missing(self, table: Table, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         """Yield those pairs of key and value that a table does not hold; quickest in order."""
@@ -151,6 +180,10 @@ class ReadTransaction(Use):
     def entries(self, table: Table) -> int:
         """Return how many values a table holds in all."""
         return self._raw.stat(self._handles[table])["entries"]
+
+    def is_empty(self, table: Table) -> bool:
+        """Tell whether a table holds nothing."""
+        return not self.entries(table)
 
     def pages(self, table: Table) -> int:
         """Return how many pages a table takes."""
@@ -200,13 +233,6 @@ class WriteTransaction(ReadTransaction):
                 raise
             self._environment.carried = (self.number, state)
 
-    def give_up(self) -> None:
-        """End what an interruption has left open on entering or leaving."""
-        with suppress(AttributeError, engine.Error):
-            if self._epoch == self._environment.epoch:
-                self._raw.abort()
-        self._environment.let_go(self)
-
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
         """Set the value under a key; in a table of sets, add it.
 
@@ -248,6 +274,15 @@ class WriteTransaction(ReadTransaction):
         """Remove a key, or one value of a set; tell whether it was there."""
         self.writes += 1
         return self._raw.delete(key, value, self._handles[table])
+
+    def touch(self, table: Table, key: bytes) -> None:
+        """Do nothing: there is one writer at a time."""
+
+    def require_lease(self, name: str) -> None:
+        """Do nothing: the kernel takes no lease from a process that lives."""
+
+    def expect(self, table: Table, keys: Iterable[bytes]) -> None:
+        """Do nothing: a lookup waits for nobody."""
 
 
 def _behind(cursor: engine.RawCursor, table: Table, start: bytes, after: tuple[bytes, bytes] | None) -> bool:

@@ -27,7 +27,7 @@ from kvcatalog.models import (
 from kvcatalog.store.protocol import HaveKind, SortOrder
 
 if TYPE_CHECKING:
-    from kvcatalog.kv.writer import Writer
+    from kvcatalog.store.backend import Backend
     from kvcatalog.store.protocol import CatalogStore
 
 
@@ -37,14 +37,14 @@ class AsyncCatalog:
     A coroutine that is cancelled while its registration has not begun stores nothing; once it has, it is stored.
     """
 
-    def __init__(self, catalog: CatalogStore, writer: Writer) -> None:
+    def __init__(self, catalog: CatalogStore, backend: Backend) -> None:
         self._catalog = catalog
-        self._writer = writer
+        self._backend = backend
 
     async def register(self, **fields: Unpack[RegistrationFields]) -> Registration:
         """See CatalogStore; where very many calls wait, a thread helps to work them off, and not the loop."""
-        while self._writer.is_crowded:
-            await asyncio.to_thread(self._writer.make_room)
+        while self._backend.is_crowded:
+            await asyncio.to_thread(self._backend.make_room)
         return await asyncio.wrap_future(self._catalog.register_async(**fields))
 
     async def register_or_get(self, **fields: Unpack[RegistrationFields]) -> DocumentRecord:

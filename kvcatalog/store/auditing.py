@@ -13,15 +13,17 @@ from typing import Any
 
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.codec import Codec
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import Finding
 from kvcatalog.schema import (
+    BIRTH_KEY,
     BY_SHA256,
     CHECKS,
     CONDEMNED,
     CONDEMNED_CODEC,
     CONFLICTS,
+    COUNTERS,
     DOCUMENTS,
     FORMAT_KEY,
     HOLD_CODEC,
@@ -52,16 +54,30 @@ _STEP_ROWS = 10_000
 Progress = Callable[[int, int], object]
 """Is told how many steps of how many are done."""
 
+_COUNTED = (CONFLICTS, SIGHTINGS)
+"""Tables of which a counter of their name says how many rows they have."""
+
 _META: tuple[tuple[bytes, Codec[Any]], ...] = (
     (FORMAT_KEY, NUMBER_CODEC),
     (IDENTITY_KEY, IDENTITY_CODEC),
     (ROOTS_VERSION_KEY, NUMBER_CODEC),
+    (BIRTH_KEY, NUMBER_CODEC),
 )
+_OPTIONAL = (ROOTS_VERSION_KEY, BIRTH_KEY)
 
 
 def audit(transaction: ReadTransaction, progress: Progress) -> Iterator[Finding]:
-    """Yield all that is wrong with the rows of a catalog."""
-    return _Audit(transaction, progress).findings()
+    """Yield all that is wrong with the rows of a catalog.
+
+    Without a snapshot others may change rows in between, so each finding is looked at again, and of a counter that
+    moves meanwhile nothing is said.
+    """
+    findings = _Audit(transaction, progress).findings()
+    if transaction.is_snapshot:
+        return findings
+    from kvcatalog.store.confirming import confirmed  # audits of one moment do without it
+
+    return confirmed(transaction, findings)
 
 
 class _Audit:
@@ -69,14 +85,17 @@ class _Audit:
         self._transaction = transaction
         self._progress = progress
         self._done = 0
-        rows = {table: transaction.entries(table) for table in TABLES}
+        rows = dict.fromkeys(TABLES, 0)
+        if transaction.is_snapshot:
+            rows = {table: transaction.entries(table) for table in TABLES}
+        self._moving: dict[bytes, bytes] = {} if transaction.is_snapshot else dict(transaction.items(COUNTERS))
         self._total = sum(rows.values()) + sum(rows[primary.table] for primary in PRIMARIES) + rows[BY_SHA256]
         self._roots: set[int] | None = None
         self._unreadable: set[Table] = set()
         self._totals = figures.Totals()
 
     def findings(self) -> Iterator[Finding]:
-        broken = list(self._tables())
+        broken = list(self._tables()) if self._transaction.is_snapshot else []
         yield from broken
         if broken:  # what is looked up in such a table may be there all the same
             return
@@ -85,9 +104,13 @@ class _Audit:
         for primary in PRIMARIES:
             yield from self._derived(primary)
         yield from figures.duplicates(self._transaction, self._totals, self._step)
-        self._totals.add("conflicts", count=self._transaction.entries(CONFLICTS))
-        self._totals.add("sightings", count=self._transaction.entries(SIGHTINGS))
-        yield from figures.counters(self._transaction, self._totals, self._unreadable)
+        found = figures.counters(self._transaction, self._totals, self._unreadable)
+        if self._transaction.is_snapshot:
+            yield from found
+        else:
+            moved = self._moving.items() ^ dict(self._transaction.items(COUNTERS)).items()
+            keys = {key.hex() for key, _ in moved}
+            yield from (finding for finding in found if finding.key not in keys)
         self._progress(self._total, self._total)
 
     def _step(self, rows: int) -> None:
@@ -118,7 +141,7 @@ class _Audit:
             value = self._transaction.get(META, key)
             if value is not None:
                 yield from self._readable(META, codec, key, value)
-            elif key != ROOTS_VERSION_KEY:
+            elif key not in _OPTIONAL:
                 yield Finding("row", f"the row {key.decode()} is missing", META.name)
         others: tuple[tuple[Table, Codec[Any]], ...] = (
             (ROOTS, ROOT_CODEC),
@@ -151,7 +174,9 @@ class _Audit:
                     row = primary.codec.decode(key, value)
                 except CatalogError:
                     yield from self._readable(primary.table, primary.codec, key, value)
+                    self._count(primary)
                     continue
+                self._count(primary)
                 yield from self._row(primary, key, row)
                 rows = set(primary.expected(key, row))
                 if primary.table is CONFLICTS:
@@ -169,8 +194,16 @@ class _Audit:
                     yield self._missing(table, index_key, index_value)
             self._step(len(batch))
         for table in primary.derived:
-            if table in suspicious or self._transaction.entries(table) != expected[table]:
+            if (
+                not self._transaction.is_snapshot
+                or table in suspicious
+                or self._transaction.entries(table) != expected[table]
+            ):
                 yield from self._strays(table)
+
+    def _count(self, primary: Primary) -> None:
+        if primary.table in _COUNTED:
+            self._totals.add(primary.table.name)
 
     def _row(self, primary: Primary, key: bytes, row: Any) -> Iterator[Finding]:  # noqa: ANN401 - of any table
         """Count a row, and look at what it refers to."""

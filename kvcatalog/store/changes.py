@@ -10,9 +10,10 @@ from itertools import pairwise
 from typing import TypeVar
 
 from kvcatalog.errors import CatalogError
+from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.kv.table import Index, Table, index_changes
-from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.schema import (
+    BIRTH_KEY,
     BY_KEY,
     BY_SHA256,
     CONFLICT_CODEC,
@@ -34,6 +35,7 @@ from kvcatalog.schema import (
     LINKS,
     LINKS_BY_DOCUMENT,
     META,
+    NUMBER_CODEC,
     SIGHTING_CODEC,
     SIGHTINGS,
     SIGHTINGS_BY_DOCUMENT,
@@ -63,6 +65,7 @@ from kvcatalog.schema import (
     uri_hash,
 )
 from kvcatalog.store import reading
+from kvcatalog.store.hanging import Hanging
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, Tally
 
 Source = TypeVar("Source")
@@ -102,7 +105,8 @@ def put_new_documents(
     ids = [id_key(number) for number in numbers]
     encode = DOCUMENT_CODEC.encode
     transaction.put_many(DOCUMENTS, ((key, encode(key, row)) for key, row in zip(ids, rows, strict=True)), append=True)
-    digests = sorted([row.digest for row in rows if row.digest is not None])
+    defers = Tally.of(transaction).defers
+    digests = sorted([row.digest for row in rows if row.digest is not None and not defers(row.digest)])
     repeated = {digest for digest, following in pairwise(digests) if digest == following}
     repeated.update(transaction.first_values(BY_SHA256, digests))
     repeated.update(transaction.first_values(VARIANTS_BY_SHA256, digests))
@@ -118,15 +122,17 @@ def put_new_documents(
         transaction.put_many(index.table, pairs, append=index.table.sets)
     _count_new_documents(transaction, rows)
     for digest in repeated:
-        _count_duplicates_of(transaction, digest)
+        count_duplicates(transaction, digest)
 
 
 def _put_new_document(transaction: WriteTransaction, document_id: bytes, key: bytes, row: DocumentRow) -> None:
     put = transaction.put
     put(DOCUMENTS, document_id, DOCUMENT_CODEC.encode(document_id, row), append=True)
     digest = row.digest
-    is_repeated = digest is not None and (
-        transaction.get(BY_SHA256, digest) is not None or transaction.get(VARIANTS_BY_SHA256, digest) is not None
+    is_repeated = (
+        digest is not None
+        and not Tally.of(transaction).defers(digest)
+        and (transaction.get(BY_SHA256, digest) is not None or transaction.get(VARIANTS_BY_SHA256, digest) is not None)
     )
     for index in DOCUMENT_INDEXES:
         table = index.table
@@ -134,7 +140,7 @@ def _put_new_document(transaction: WriteTransaction, document_id: bytes, key: by
             put(table, index_key, document_id, append=table.sets)
     _count_new_documents(transaction, [row])
     if digest is not None and is_repeated:
-        _count_duplicates_of(transaction, digest)
+        count_duplicates(transaction, digest)
 
 
 def _count_new_documents(transaction: WriteTransaction, rows: list[DocumentRow]) -> None:
@@ -150,6 +156,9 @@ def _count_new_documents(transaction: WriteTransaction, rows: list[DocumentRow])
 def put_variant(transaction: WriteTransaction, variant_id: int, old: VariantRow | None, new: VariantRow | None) -> None:
     """Make a variant `new`, or take it away if that is None, with its index rows and counters."""
     key = id_key(variant_id)
+    for row in (old, new):
+        if row is not None:
+            transaction.touch(DOCUMENTS, id_key(row.document_id))
     if new is None:
         transaction.delete(VARIANTS, key)
     elif old is None:
@@ -168,6 +177,7 @@ def put_conflict(
     transaction: WriteTransaction, document_id: int, old: ConflictRow | None, new: ConflictRow | None
 ) -> None:
     """Make a conflict of a document `new`, or take it away if that is None; both are the same content."""
+    transaction.touch(DOCUMENTS, id_key(document_id))
     if new is None:
         if old is None:
             return
@@ -194,6 +204,7 @@ def put_sighting(transaction: WriteTransaction, document_id: int, run_id: str, s
     if transaction.get(SIGHTINGS, key) is not None:
         return False
     run_key = name_key(run_id)
+    transaction.touch(DOCUMENTS, id_key(document_id))
     row = SightingRow(seen, None if run_key == run_id.encode() else run_id)
     transaction.put(SIGHTINGS, key, SIGHTING_CODEC.encode(key, row))
     transaction.put(SIGHTINGS_BY_DOCUMENT, id_key(document_id) + run_key, b"")
@@ -203,21 +214,28 @@ def put_sighting(transaction: WriteTransaction, document_id: int, run_id: str, s
 
 def delete_sighting(transaction: WriteTransaction, document_id: int, run_id: str) -> None:
     """Forget that a run met a document again."""
-    key = sighting_key(run_id, document_id)
-    if transaction.delete(SIGHTINGS, key):
-        transaction.delete(SIGHTINGS_BY_DOCUMENT, id_key(document_id) + name_key(run_id))
+    _delete_sighting(transaction, document_id, name_key(run_id))
+
+
+def _delete_sighting(transaction: WriteTransaction, document_id: int, run_key: bytes) -> None:
+    prefix = id_key(document_id)
+    transaction.touch(DOCUMENTS, prefix)
+    if transaction.delete(SIGHTINGS, run_key + b"\0" + prefix):
+        transaction.delete(SIGHTINGS_BY_DOCUMENT, prefix + run_key)
         Tally.of(transaction).add("sightings", count=-1)
 
 
 def put_link(transaction: WriteTransaction, row: LinkRow) -> None:
     """Remember a further name of a document's blob."""
     key = link_key(row.root, row.path, row.document_id)
+    transaction.touch(DOCUMENTS, id_key(row.document_id))
     transaction.put(LINKS, key, LINK_CODEC.encode(key, row))
     transaction.put(LINKS_BY_DOCUMENT, id_key(row.document_id) + location_key(row.root, row.path), b"")
 
 
 def delete_link(transaction: WriteTransaction, document_id: int, root: int | None, path: str) -> bool:
     """Forget a further name of a document's blob; False if it was not known."""
+    transaction.touch(DOCUMENTS, id_key(document_id))
     transaction.delete(LINKS_BY_DOCUMENT, id_key(document_id) + location_key(root, path))
     return transaction.delete(LINKS, link_key(root, path, document_id))
 
@@ -249,6 +267,11 @@ def put_identity(transaction: WriteTransaction, row: IdentityRow) -> None:
     transaction.put(META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, row))
 
 
+def put_birth(transaction: WriteTransaction, birth: int) -> None:
+    """Say in which file the catalog lies: when that was made, in nanoseconds since the epoch."""
+    transaction.put(META, BIRTH_KEY, NUMBER_CODEC.encode(BIRTH_KEY, birth))
+
+
 def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
     """Add the index rows that catalogs of format 1 do not have."""
     for key, value in transaction.items(JOURNAL):
@@ -260,23 +283,18 @@ def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
                 transaction.put(index.table, index_key, key[:ID_BYTES])
 
 
-def delete_document(transaction: WriteTransaction, document_id: int, row: DocumentRow) -> None:
-    """Take a document away with all that hangs on it: variants, conflicts, sightings, links."""
+def delete_hanging(transaction: WriteTransaction, document_id: int, hanging: Hanging) -> None:
+    """Take away what hangs on a document, or some of it."""
     prefix = id_key(document_id)
-    for variant_id, variant in list(reading.variant_rows(transaction, document_id)):
+    for variant_id, variant in hanging.variants:
         put_variant(transaction, variant_id, variant, None)
-    for key, conflict in list(reading.conflict_rows(transaction, document_id)):
-        transaction.delete(CONFLICTS, key)
-        _put_index_rows(transaction, CONFLICT_INDEXES, prefix, conflict, None)
-        Tally.of(transaction).add("conflicts", count=-1)
-    for key in reading.keys_with_prefix(transaction, SIGHTINGS_BY_DOCUMENT, prefix):
-        transaction.delete(SIGHTINGS_BY_DOCUMENT, key)
-        transaction.delete(SIGHTINGS, key[len(prefix) :] + b"\0" + prefix)
-        Tally.of(transaction).add("sightings", count=-1)
-    for key in reading.keys_with_prefix(transaction, LINKS_BY_DOCUMENT, prefix):
-        transaction.delete(LINKS_BY_DOCUMENT, key)
-        transaction.delete(LINKS, key[len(prefix) :] + prefix)
-    put_document(transaction, document_id, row, None)
+    for _, conflict in hanging.conflicts:
+        put_conflict(transaction, document_id, conflict, None)
+    transaction.expect(SIGHTINGS, [run_key + b"\0" + prefix for run_key in hanging.sightings])
+    for run_key in hanging.sightings:
+        _delete_sighting(transaction, document_id, run_key)
+    for link in hanging.links:
+        delete_link(transaction, document_id, link.root, link.path)
 
 
 def delete_variant(transaction: WriteTransaction, variant_id: int, row: VariantRow) -> None:
@@ -325,7 +343,7 @@ def recount_duplicates(transaction: WriteTransaction, digest: bytes) -> None:
             DUPLICATE_CODEC.decode(digest, value)
         except CatalogError:
             transaction.delete(DUPLICATES, digest)
-    _count_duplicates_of(transaction, digest)
+    count_duplicates(transaction, digest)
 
 
 def _count_duplicates(
@@ -338,14 +356,15 @@ def _count_duplicates(
     after = None if new is None else new.digest
     if before != after or (old is not None and new is not None and old.size != new.size):
         for digest in {before, after}:
-            if digest is not None:
-                _count_duplicates_of(transaction, digest)
+            if digest is not None and not Tally.of(transaction).defers(digest):
+                count_duplicates(transaction, digest)
 
 
-def _count_duplicates_of(transaction: WriteTransaction, digest: bytes) -> None:
+def count_duplicates(transaction: WriteTransaction, digest: bytes) -> None:
+    """Bring the duplicate count of a digest up to date with its index rows."""
+    value = transaction.get(DUPLICATES, digest)  # first: what others count meanwhile is counted again
     documents = transaction.count(BY_SHA256, digest)
     variants = transaction.count(VARIANTS_BY_SHA256, digest)
-    value = transaction.get(DUPLICATES, digest)
     tally = Tally.of(transaction)
     if value is not None:
         _tally_duplicates(tally, DUPLICATE_CODEC.decode(digest, value), -1)

@@ -7,14 +7,14 @@ the locations that its URI may have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import cast
 
 from msgspec import structs
 
 from kvcatalog.clock import from_micros, to_micros
-from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.models import BlobCheck, CheckResult, Claim, StoredBlob
 from kvcatalog.schema import (
     CHECK_CODEC,
@@ -62,7 +62,7 @@ def queue_step(
     rows = list(islice(transaction.items(here, after=(key, b"") if key else None), STEP_ROWS))
     uris = dict.fromkeys(_uri(table, *row, roots) for row in rows)
     position = (here.name, rows[-1][0]) if len(rows) == STEP_ROWS else (following.name, b"")
-    if not transaction.entries(CHECKS):
+    if transaction.is_empty(CHECKS):
         return list(uris), position
     keys = {location_key(*_place(uri, roots)): uri for uri in uris}
     known = transaction.first_values(CHECKS, sorted(keys))
@@ -128,6 +128,13 @@ def last_check(transaction: ReadTransaction, uri: str, roots: RootMap) -> BlobCh
     return None if row is None else _check(uri, row)
 
 
+def all_checks(transaction: ReadTransaction, roots: RootMap) -> Iterator[BlobCheck]:
+    """Yield the last check of every place, by location."""
+    for key, value in transaction.items(CHECKS):
+        row = CHECK_CODEC.decode(key, value)
+        yield _check(roots.uri((row.root, row.path), None), row)
+
+
 def _claims(transaction: ReadTransaction, uri: str, roots: RootMap) -> Iterator[Claim]:
     for record in listing.documents_at(transaction, uri, roots):
         yield Claim(record.id, None, record.sha256, record.bytes)
@@ -150,6 +157,29 @@ def remember(transaction: WriteTransaction, check: BlobCheck, scribe: Scribe) ->
         why = "the bytes are not those of the record"
         entry = JournalRow(scribe.now, "quarantine", document_id, None, scribe.command, why, moved)
         changes.put_journal_entry(transaction, entry)
+
+
+def restore(transaction: WriteTransaction, check: BlobCheck, scribe: Scribe) -> BlobCheck | None:
+    """Store a check as it is where the place has none, and return the one that it has."""
+    known = last_check(transaction, check.storage_uri, scribe.roots)
+    if known is None:
+        upkeep.put_check(transaction, _merged(check, None, *_place(check.storage_uri, scribe.roots)))
+    return known
+
+
+def remember_all(transaction: WriteTransaction, found: Sequence[BlobCheck | str], scribe: Scribe) -> list[None]:
+    """Remember checks, and forget those of the places that are given in their stead."""
+    for each in found:
+        if isinstance(each, str):
+            forget(transaction, each, scribe)
+        else:
+            remember(transaction, each, scribe)
+    return [None] * len(found)
+
+
+def place_of_check(found: BlobCheck | str) -> str:
+    """Return the storage URI of a check, or of the place whose check is to be forgotten."""
+    return found if isinstance(found, str) else found.storage_uri
 
 
 def forget(transaction: WriteTransaction, uri: str, scribe: Scribe) -> None:

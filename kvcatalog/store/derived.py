@@ -14,8 +14,8 @@ from msgspec import Struct
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.keys import prefix_end
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Index, Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.schema import (
     CHECK_CODEC,
     CHECKS,

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
 from kvcatalog.errors import CatalogError
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import Finding
 from kvcatalog.schema import (
     BY_SHA256,
@@ -21,6 +21,7 @@ from kvcatalog.schema import (
     HOLDS,
     JOURNAL,
     JOURNAL_BY_DOCUMENT,
+    SUMMED,
     VARIANTS,
     VARIANTS_BY_SHA256,
     CounterRow,
@@ -52,19 +53,6 @@ _LAST: tuple[tuple[str, Table], ...] = (
 )
 """Numbers that were given, and the tables whose last key none of them may be below."""
 
-_COUNTED = frozenset(
-    (
-        "documents",
-        "resolver",
-        "content type",
-        "unhashed",
-        "variants",
-        "conflicts",
-        "sightings",
-        "duplicate groups",
-        "duplicates",
-    )
-)
 _OF_DOCUMENTS = frozenset(("documents", "resolver", "content type", "unhashed"))
 
 
@@ -93,7 +81,7 @@ def duplicates(transaction: ReadTransaction, totals: Totals, step: Callable[[int
             if row != DuplicateRow(digest, size, *counts):
                 text = f"{digest.hex()} has {counts[0]} documents and {counts[1]} variants, and is counted otherwise"
                 yield found("figure", text, DUPLICATES, digest, repair="duplicates")
-    any_too_much = known != transaction.entries(DUPLICATES)
+    any_too_much = not transaction.is_snapshot or known != transaction.entries(DUPLICATES)
     for digest, value in transaction.items(DUPLICATES):
         carried = (
             [transaction.count(table, digest) for table in (BY_SHA256, VARIANTS_BY_SHA256)] if any_too_much else [2]
@@ -153,7 +141,7 @@ def counters(transaction: ReadTransaction, totals: Totals, unreadable: Collectio
     for key, value in transaction.items(COUNTERS):
         name, separator, label = (part.decode(errors="replace") for part in key.partition(b"\0"))
         row = decoded(COUNTER_CODEC, key, value) if separator else None
-        if name in _COUNTED:
+        if name in SUMMED:
             should = wanted.pop(key, (name, label if row is None else row.label, 0, 0))
             if row is None or (row.count, row.size) != should[2:]:
                 yield _counter(key, should, row, unreadable)
@@ -186,7 +174,7 @@ def last_numbers(transaction: ReadTransaction) -> Iterator[Finding]:
             value = json.dumps([name, least]).encode()
             text = f"the {name} {says}, and {least} was given"
             yield found("figure", text, COUNTERS, counter_key(name), value, repair="number")
-    epoch, forgotten = _number(transaction, BLOB_EPOCH), _number(transaction, FORGOTTEN_EPOCH)
+    forgotten, epoch = _number(transaction, FORGOTTEN_EPOCH), _number(transaction, BLOB_EPOCH)  # the lower one first
     if epoch is not None and forgotten is not None and forgotten > epoch:
         text = f"the {FORGOTTEN_EPOCH} is {forgotten}, and the {BLOB_EPOCH} only {epoch}"
         yield found("figure", text, COUNTERS, counter_key(BLOB_EPOCH))

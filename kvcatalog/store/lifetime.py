@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice, takewhile
 
 from kvcatalog.clock import from_micros, to_micros
-from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.models import CatalogIdentity, JournalPruning
 from kvcatalog.schema import JOURNAL, JOURNAL_CODEC, IdentityRow, JournalRow, id_key, id_of
 from kvcatalog.store import changes, operations, reading, upkeep
@@ -14,6 +14,8 @@ from kvcatalog.store.operations import Scribe
 from kvcatalog.store.tally import PRUNED_SEQUENCE, Tally, read_counter
 
 _PRUNED_AT_ONCE = 1000
+_ROWS_OF_ENTRY = 4
+"""Rows that an entry of the journal takes: itself, and those that lead to it."""
 
 Old = tuple[int, JournalRow]
 
@@ -29,9 +31,12 @@ def old_entries(transaction: ReadTransaction, *, before: int, up_to: int) -> Ite
     return takewhile(lambda entry: entry[1].at < before, entries)
 
 
-def prune_journal(transaction: WriteTransaction, before: int, up_to: int, scribe: Scribe) -> JournalPruning:
+def prune_journal(
+    before: int, up_to: int, rows_max: int | None, transaction: WriteTransaction, scribe: Scribe
+) -> JournalPruning:
     """Forget some of the entries that `old_entries` yields; none if there are no more."""
-    entries = list(islice(old_entries(transaction, before=before, up_to=up_to), _PRUNED_AT_ONCE))
+    limit = _PRUNED_AT_ONCE if rows_max is None else rows_max // _ROWS_OF_ENTRY - 2
+    entries = list(islice(old_entries(transaction, before=before, up_to=up_to), limit))
     for sequence, row in entries:
         changes.delete_journal_entry(transaction, sequence, row)
     if entries:
@@ -46,6 +51,16 @@ def pruning(count: int, last: Old | None) -> JournalPruning:
     return (
         JournalPruning(count, None, None) if last is None else JournalPruning(count, last[0], from_micros(last[1].at))
     )
+
+
+def recognise(transaction: WriteTransaction, birth: int, scribe: Scribe) -> CatalogIdentity:
+    """Begin a generation where the rows lie in another file than before, and return who the catalog is now."""
+    known = reading.read_birth(transaction)
+    if known not in {None, birth}:
+        begin_generation(transaction, scribe)
+    if known != birth:
+        changes.put_birth(transaction, birth)
+    return reading.read_identity(transaction)
 
 
 def begin_generation(transaction: WriteTransaction, scribe: Scribe) -> CatalogIdentity:

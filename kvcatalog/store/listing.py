@@ -9,8 +9,8 @@ from typing import TypeVar
 from kvcatalog.clock import from_micros
 from kvcatalog.errors import JournalPrunedError
 from kvcatalog.kv.keys import prefix_end
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import (
     CatalogStats,
     Conflict,
@@ -187,9 +187,6 @@ def journal(
     transaction: ReadTransaction, after: int, document_id: int | None, storage_uri: str | None, *, complete: bool
 ) -> tuple[list[JournalEntry], int | None]:
     """Return the next entries of the journal with a sequence number above `after`."""
-    pruned_to = read_counter(transaction, PRUNED_SEQUENCE).count if complete else 0
-    if after < pruned_to:
-        raise JournalPrunedError(after, pruned_to)
     keys: Iterator[bytes]
     if document_id is not None:
         keys = transaction.values(JOURNAL_BY_DOCUMENT, id_key(document_id), start=id_key(after + 1))
@@ -199,6 +196,9 @@ def journal(
         keys = (key for key, _ in transaction.items(JOURNAL, id_key(after + 1)))
     entries = []
     looked_at = list(islice(keys, STEP_ROWS))
+    pruned_to = read_counter(transaction, PRUNED_SEQUENCE).count if complete else 0  # after the rows were read
+    if after < pruned_to:
+        raise JournalPrunedError(after, pruned_to)
     for key in looked_at:
         row = JOURNAL_CODEC.decode(key, reading.indexed(JOURNAL, key, transaction.get(JOURNAL, key)))
         if document_id not in {None, row.document_id}:
@@ -208,7 +208,7 @@ def journal(
     return entries, id_of(looked_at[-1]) if len(looked_at) == STEP_ROWS else None
 
 
-def stats(transaction: ReadTransaction, *, file_bytes: int, used_bytes: int) -> CatalogStats:
+def stats(transaction: ReadTransaction, *, file_bytes: int | None, used_bytes: int | None) -> CatalogStats:
     """Return the catalog's figures from its counters."""
     documents = read_counter(transaction, "documents")
     variants = read_counter(transaction, "variants")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from msgspec import Struct, structs
 
 from kvcatalog.errors import BlobCondemnedError, CatalogError, InvalidValueError, NotFoundError
-from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import Deletion, DocumentRecord, Outcome, Registration, Root
 from kvcatalog.schema import (
     BY_KEY,
+    CONDEMNED,
+    DOCUMENTS,
     META,
     NUMBER_CODEC,
     ROOT_CODEC,
@@ -25,8 +28,10 @@ from kvcatalog.schema import (
     RootRow,
     VariantRow,
     id_key,
+    location_key,
 )
 from kvcatalog.store import changes, reading, registering, upkeep
+from kvcatalog.store.hanging import Hanging
 from kvcatalog.store.registering import Content, DocumentRequest, VariantRequest
 from kvcatalog.store.roots import Location, RootMap
 from kvcatalog.store.tally import DOCUMENT_ID, VARIANT_ID, Tally
@@ -54,7 +59,7 @@ class Target(Struct, frozen=True):
 
 
 def register_documents(
-    transaction: WriteTransaction, requests: list[DocumentRequest], scribe: Scribe
+    transaction: WriteTransaction, requests: Sequence[DocumentRequest], scribe: Scribe
 ) -> list[Registration | CatalogError]:
     """Store documents, or add to what is stored under their keys; the results are in the order of the requests.
 
@@ -62,8 +67,12 @@ def register_documents(
     """
     results: dict[int, Registration | CatalogError] = {}
     known = transaction.first_values(BY_KEY, sorted([request.key for request in requests]))
+    transaction.expect(DOCUMENTS, known.values())
     new: dict[bytes, _NewDocument] = {}
     may_condemn = upkeep.may_condemn(transaction)
+    if may_condemn:
+        uris = (uri for request in requests for uri in (request.content.storage_uri, *request.links))
+        transaction.expect(CONDEMNED, [location_key(*place) for uri in uris for place in scribe.roots.candidates(uri)])
     for position, request in enumerate(requests):
         if request.key in new:  # the same document twice in one batch
             known |= _store_new(transaction, new, results, scribe)
@@ -87,6 +96,18 @@ def register_documents(
             results[position] = error
     _store_new(transaction, new, results, scribe)
     return [results[position] for position in range(len(requests))]
+
+
+def register_all(
+    transaction: WriteTransaction, requests: Sequence[DocumentRequest], scribe: Scribe
+) -> list[Registration]:
+    """Do as `register_documents` does, and raise the first error."""
+    results = []
+    for result in register_documents(transaction, requests, scribe):
+        if isinstance(result, CatalogError):
+            raise result
+        results.append(result)
+    return results
 
 
 class _NewDocument(Struct, gc=False):
@@ -176,7 +197,7 @@ def register_variant(
 
 
 def register_variants(
-    transaction: WriteTransaction, requests: list[VariantRequest], scribe: Scribe
+    transaction: WriteTransaction, requests: Sequence[VariantRequest], scribe: Scribe
 ) -> list[tuple[int, VariantRow, Outcome]]:
     """Do as `register_variant` does for many; the results are in the order of the requests."""
     return [register_variant(transaction, request, scribe) for request in requests]
@@ -224,20 +245,44 @@ def delete_documents(
 def delete_document(transaction: WriteTransaction, document_id: int, scribe: Scribe) -> DocumentRow:
     """Take a document and all that hangs on it out of the catalog; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
-    _tell_of_what_hangs_on(transaction, document_id, old, scribe)
-    changes.delete_document(transaction, document_id, old)
+    hanging = Hanging.on(transaction, document_id)
+    _tell_of(transaction, document_id, old, hanging, scribe)
+    changes.delete_hanging(transaction, document_id, hanging)
+    changes.put_document(transaction, document_id, old, None)
     write_journal(transaction, "delete", _differences(old, None, scribe.roots), scribe, Target(document_id))
     return old
 
 
-def _tell_of_what_hangs_on(transaction: WriteTransaction, document_id: int, owner: DocumentRow, scribe: Scribe) -> None:
+def strip_document(
+    document_id: int, updated_at: datetime | None, rows_max: int, transaction: WriteTransaction, scribe: Scribe
+) -> bool:
+    """Take some of what hangs on a document away where all of it and the document change more than so many rows.
+
+    Tell whether that was necessary, and has to be asked for again. Nothing is done to one that has changed since a
+    time.
+    """
+    row = reading.document_row(transaction, document_id)
+    if row is None or (updated_at is not None and reading.updated_at(row) != updated_at):
+        return False
+    hanging = Hanging.on(transaction, document_id)
+    if hanging.fits(rows_max):
+        return False
+    some = hanging.some(rows_max)
+    _tell_of(transaction, document_id, row, some, scribe)
+    changes.delete_hanging(transaction, document_id, some)
+    return True
+
+
+def _tell_of(
+    transaction: WriteTransaction, document_id: int, owner: DocumentRow, hanging: Hanging, scribe: Scribe
+) -> None:
     """Write down which further blobs lose what referred to them when a document goes."""
     artifact: Changes = {"artifact_id": (owner.artifact_id, None)}
-    for variant_id, variant in reading.variant_rows(transaction, document_id):
+    for variant_id, variant in hanging.variants:
         differences = artifact | _differences(variant, None, scribe.roots)
         write_journal(transaction, "delete", differences, scribe, Target(document_id, variant_id, variant.name))
-    places = [place_of(row, scribe) for _, row in reading.conflict_rows(transaction, document_id)]
-    places += [scribe.roots.uri((row.root, row.path), None) for row in reading.link_rows(transaction, document_id)]
+    places = [place_of(row, scribe) for _, row in hanging.conflicts]
+    places += [scribe.roots.uri((row.root, row.path), None) for row in hanging.links]
     for place in places:
         write_journal(transaction, "delete", artifact | {"storage_uri": (place, None)}, scribe, Target(document_id))
 
@@ -262,13 +307,9 @@ def record_sighting(transaction: WriteTransaction, document_id: int, run_id: str
     return row.run_id != run_id and changes.put_sighting(transaction, document_id, run_id, seen)
 
 
-def clear_stale(transaction: WriteTransaction, scribe: Scribe) -> None:  # noqa: ARG001 - as every operation
-    """End what was announced by a garbage collection that is no more."""
-    upkeep.clear_all_condemned(transaction)
-
-
 def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe, *, adopted: bool = False) -> Root:
     """Make a root known, or return it; a known UUID elsewhere has moved. InvalidValueError if another root is there."""
+    transaction.get(META, ROOTS_VERSION_KEY)  # before the roots: whoever changes them changes it
     known = {root.uuid: root for root in reading.read_roots(transaction)}
     old = known.get(new.uuid)
     if any(root.uri == new.uri and root.uuid != new.uuid for root in known.values()):
@@ -319,11 +360,12 @@ def _refuse_what_may_be_gone(
     epoch = request.blob_epoch
     if epoch is None:
         return
-    if upkeep.has_forgotten(transaction, after=epoch):
-        raise BlobCondemnedError(f"{request.content.storage_uri}: blobs were taken away since it was stored")
     for uri in (request.content.storage_uri, *request.links) if upkeep.may_condemn(transaction) else ():
         if any(upkeep.was_cleared(transaction, *place, after=epoch) for place in scribe.roots.candidates(uri)):
             raise BlobCondemnedError(f"{uri}: garbage collection was at what lay there since it was stored")
+    # Only now: what was forgotten before the rows were looked for is known to be forgotten.
+    if upkeep.has_forgotten(transaction, after=epoch):
+        raise BlobCondemnedError(f"{request.content.storage_uri}: blobs were taken away since it was stored")
 
 
 def locate(transaction: WriteTransaction, uri: str, digest: bytes | None, scribe: Scribe) -> Location:

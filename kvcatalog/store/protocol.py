@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 FlatRow = tuple[str | int | None, ...]
 """A row whose columns are those of its table in `schema.sql`; times are text as `clock.to_text` gives it."""
 
-Restorable = Root | DocumentRecord | VariantRecord | Sighting | Conflict | Link | JournalEntry
+Restorable = Root | DocumentRecord | VariantRecord | Sighting | Conflict | Link | JournalEntry | Hold | BlobCheck
 """What `CatalogStore.restore` takes."""
 
 Restored = Literal["stored", "existing", "id is taken", "key is taken", "no such document"]
@@ -80,6 +80,10 @@ class CatalogSnapshot(Protocol):
 
     position: CatalogPosition
     """What had been given out at that moment."""
+
+    is_one_moment: bool
+    """Whether all rows are of that moment. Otherwise each is as it was when it was read, no id or number above the
+    position comes, and some below it may still be on their way: then it is nothing to go on from."""
 
     document_count: int
     """How many documents there are in all."""
@@ -118,6 +122,14 @@ class CatalogSnapshot(Protocol):
 
     def roots(self) -> list[FlatRow]:
         """Return the known storage roots, by id."""
+        ...
+
+    def holds(self) -> list[Hold]:
+        """Return what is protected, by id."""
+        ...
+
+    def checks(self) -> Iterator[list[BlobCheck]]:
+        """Yield the last check of each blob, by root and path."""
         ...
 
 
@@ -548,7 +560,8 @@ class CatalogStore(Protocol):
     def snapshot(self) -> AbstractContextManager[CatalogSnapshot]:
         """Return one moment of the catalog to read from end to end, in the thread that entered it.
 
-        Writers go on meanwhile; what they replace is kept until the snapshot ends, so the catalog may grow.
+        Writers go on meanwhile; what they replace is kept until the snapshot ends, so the catalog may grow. Over
+        DynamoDB it is not one moment (`CatalogSnapshot.is_one_moment`).
         """
         ...
 
@@ -558,8 +571,8 @@ class CatalogStore(Protocol):
         An entry that is there already, or whose id, key or document stands in the way, changes nothing. Variants,
         sightings, conflicts and links come after their documents, ids and sequence numbers in ascending order. A batch
         is durable when its first result appears; nothing is read or stored before the iterator is advanced. Nothing is
-        written to the journal but the entries that are given. InvalidValueError where a value cannot be stored: then
-        nothing of its batch is.
+        written to the journal but the entries that are given; it is complete from the first on that an empty one gets.
+        InvalidValueError where a value cannot be stored: then nothing of its batch is.
         """
         ...
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import TypeVar
 
 from kvcatalog.clock import from_micros
 from kvcatalog.errors import CorruptRecordError
 from kvcatalog.kv.keys import prefix_end
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import CatalogIdentity, Conflict, DocumentRecord, JournalEntry, Root, VariantRecord
 from kvcatalog.schema import (
+    BIRTH_KEY,
     BY_KEY,
     CONFLICT_CODEC,
     CONFLICTS,
@@ -24,6 +26,7 @@ from kvcatalog.schema import (
     LINKS,
     LINKS_BY_DOCUMENT,
     META,
+    NUMBER_CODEC,
     ROOT_CODEC,
     ROOTS,
     ROOTS_VERSION_KEY,
@@ -52,6 +55,12 @@ def read_identity(transaction: ReadTransaction) -> CatalogIdentity:
         raise CorruptRecordError("the catalog has lost its identity")
     row = IDENTITY_CODEC.decode(IDENTITY_KEY, value)
     return CatalogIdentity(row.uuid, row.generation, from_micros(row.created))
+
+
+def read_birth(transaction: ReadTransaction) -> int | None:
+    """Return when the file was made in which the catalog was written to before, None if nobody has written it down."""
+    value = transaction.get(META, BIRTH_KEY)
+    return None if value is None else NUMBER_CODEC.decode(BIRTH_KEY, value)
 
 
 class RootCache:
@@ -203,6 +212,11 @@ def document_record(
         from_micros(row.created + row.updated_after) if row.updated_after else created,
         row.run_id,
     )
+
+
+def updated_at(row: DocumentRow) -> datetime:
+    """Return when a document was changed last."""
+    return from_micros(row.created + row.updated_after)
 
 
 def variant_record(variant_id: int, row: VariantRow, roots: RootMap) -> VariantRecord:

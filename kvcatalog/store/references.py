@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.keys import prefix_end
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.layout import is_path
 from kvcatalog.models import Reference
 from kvcatalog.schema import (
@@ -127,7 +127,7 @@ def _at_digests(transaction: ReadTransaction, kind: _Kind, places: dict[str, tup
 
 def _at_places(transaction: ReadTransaction, kind: _Kind, uris: Iterable[str], roots: RootMap) -> set[str]:
     """Return the URIs at whose place the first row of the index lies."""
-    if not transaction.entries(kind.by_place):
+    if transaction.is_empty(kind.by_place):
         return set()
     places = {uri: roots.locate(uri, None) for uri in uris}
     hashes = {uri: location_hash(root, path or "") for uri, (root, path) in places.items()}
@@ -157,10 +157,10 @@ def _suspects(transaction: ReadTransaction, uris: set[str], roots: RootMap) -> s
         (VARIANTS_BY_STORAGE_URI, hashes),
         (CONFLICTS_BY_STORAGE_URI, conflicts),
     ):
-        if transaction.entries(table):
+        if not transaction.is_empty(table):
             hits = transaction.first_values(table, sorted({key for each in keys.values() for key in each}))
             suspects.update(uri for uri, each in keys.items() if not hits.keys().isdisjoint(each))
-    if transaction.entries(LINKS):
+    if not transaction.is_empty(LINKS):
         for uri, found in places.items():
             prefixes = (location_key(*place) for place in found)
             if any(True for prefix in prefixes for _ in transaction.items(LINKS, prefix, prefix_end(prefix))):
@@ -181,7 +181,7 @@ def irregular_uris(
     number, last = (0, b"") if after is None else after
     table, codec, places = _WALKED[number]
     found, key = [], b""
-    if transaction.entries(places):
+    if not transaction.is_empty(places):
         pairs = transaction.items(table, after=(last, b"") if last else None)
         for looked_at, (key, value) in enumerate(islice(pairs, STEP_ROWS), 1):
             row = codec.decode(key, value)

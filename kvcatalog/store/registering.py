@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 
 from kvcatalog import values
 from kvcatalog.clock import to_micros
-from kvcatalog.models import OnConflict, Outcome, RegistrationRequest
+from kvcatalog.models import OnConflict, Outcome, RegistrationRequest, VariantRegistrationRequest
 from kvcatalog.schema import DocumentRow, VariantRow, document_key
 from kvcatalog.store.roots import Location
 
@@ -105,6 +105,20 @@ def checked_variant(
         _replaces(on_conflict),
         blob_epoch,
         _checked_links(links),
+    )
+
+
+def checked_variant_request(request: VariantRegistrationRequest) -> VariantRequest:
+    """Return a request in its stored form; InvalidValueError names the field that cannot be stored."""
+    return checked_variant(
+        request.document_id,
+        request.variant,
+        checked_content(request.bytes, request.sha256, request.storage_uri),
+        content_type=request.content_type,
+        created_at=request.created_at,
+        on_conflict=request.on_conflict,
+        blob_epoch=request.blob_epoch,
+        links=request.links,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec import structs
 
 from kvcatalog.errors import BlobCondemnedError
-from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import Relocation, RelocationOutcome
 from kvcatalog.schema import ConflictRow, DocumentRow, LinkRow, VariantRow
 from kvcatalog.store import changes, reading, registering, upkeep
@@ -96,12 +96,13 @@ def _link(
 
 def _safe(transaction: WriteTransaction, wanted: Relocation, target: str, digest: bytes, scribe: Scribe) -> Location:
     """Return where a target lies; BlobCondemnedError if it is being taken away, or may have been since then."""
-    if upkeep.has_forgotten(transaction, after=wanted.blob_epoch):
-        raise BlobCondemnedError(f"{target}: blobs were taken away since it was stored")
     if upkeep.may_condemn(transaction) and any(
         upkeep.was_cleared(transaction, *place, after=wanted.blob_epoch) for place in scribe.roots.candidates(target)
     ):
         raise BlobCondemnedError(f"{target}: garbage collection was at what lay there since it was stored")
+    # Only now: what was forgotten before the row was looked for is known to be forgotten.
+    if upkeep.has_forgotten(transaction, after=wanted.blob_epoch):
+        raise BlobCondemnedError(f"{target}: blobs were taken away since it was stored")
     return locate(transaction, target, digest, scribe)
 
 

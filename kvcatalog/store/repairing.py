@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from kvcatalog.errors import CatalogError
-from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import Finding
 from kvcatalog.schema import (
     CHECKS,
@@ -22,7 +23,7 @@ from kvcatalog.store.operations import Changes, Scribe, Target
 from kvcatalog.store.tally import DOCUMENT_ID, Tally, read_counter
 
 
-def repair(transaction: WriteTransaction, findings: list[Finding], scribe: Scribe) -> list[bool]:
+def repair(transaction: WriteTransaction, findings: Sequence[Finding], scribe: Scribe) -> list[bool]:
     """Repair what can be, and tell for each finding whether it is right now: others may have been here before."""
     return [_repair(transaction, finding, scribe) for finding in findings]
 

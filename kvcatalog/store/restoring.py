@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TypeVar, cast
+from typing import TypeVar, cast, get_args
 
 from msgspec import structs
 
 from kvcatalog import values
 from kvcatalog.clock import to_micros
-from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.filters import parse_filter
+from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import (
+    BlobCheck,
+    CheckResult,
     Conflict,
     DocumentRecord,
+    Hold,
     JournalEntry,
     Link,
     RegistrationRequest,
@@ -28,6 +32,7 @@ from kvcatalog.schema import (
     LINKS,
     ConflictRow,
     DocumentRow,
+    HoldRow,
     JournalRow,
     LinkRow,
     RootRow,
@@ -35,16 +40,16 @@ from kvcatalog.schema import (
     id_key,
     link_key,
 )
-from kvcatalog.store import changes, operations, reading, registering
+from kvcatalog.store import changes, checking, operations, reading, registering, upkeep
 from kvcatalog.store.operations import Scribe
 from kvcatalog.store.protocol import Restorable, Restored
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.tally import DOCUMENT_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
+from kvcatalog.store.tally import DOCUMENT_ID, HOLD_ID, JOURNAL_SEQUENCE, PRUNED_SEQUENCE, VARIANT_ID, Tally
 
 Entry = TypeVar("Entry")
 
 
-def restore(entries: Sequence[Restorable], transaction: WriteTransaction, scribe: Scribe) -> list[Restored]:
+def restore(transaction: WriteTransaction, entries: Sequence[Restorable], scribe: Scribe) -> list[Restored]:
     """Store entries in order and return what became of each; InvalidValueError where one cannot be stored at all."""
     results: list[Restored] = []
     for kind, group in groupby(entries, type):
@@ -214,9 +219,34 @@ def _entry(transaction: WriteTransaction, entry: JournalEntry, scribe: Scribe) -
         key = id_key(sequence)
         value = transaction.get(JOURNAL, key)
         return "existing" if value is not None and JOURNAL_CODEC.decode(key, value) == row else "id is taken"
+    if not tally.last(JOURNAL_SEQUENCE):  # what came before it there was pruned
+        tally.raise_to(PRUNED_SEQUENCE, sequence - 1)
     tally.raise_to(JOURNAL_SEQUENCE, sequence - 1)
     changes.put_journal_entry(transaction, row)
     return "stored"
+
+
+def _hold(transaction: WriteTransaction, hold: Hold, scribe: Scribe) -> Restored:  # noqa: ARG001 - as all
+    hold_id = values.record_id("id", hold.id)
+    filters = tuple(map(str, parse_filter(hold.filters).conditions))
+    row = HoldRow(filters, values.required_text("reason", hold.reason), _moment("created_at", hold.created_at))
+    tally = Tally.of(transaction)
+    if hold_id <= tally.last(HOLD_ID):
+        return "existing" if upkeep.find_hold(transaction, hold_id) == hold else "id is taken"
+    tally.raise_to(HOLD_ID, hold_id - 1)
+    upkeep.put_hold(transaction, row)
+    return "stored"
+
+
+def _check(transaction: WriteTransaction, check: BlobCheck, scribe: Scribe) -> Restored:
+    values.required_text("storage_uri", check.storage_uri)
+    values.choice("result", check.result, get_args(CheckResult))
+    values.optional_text("quarantined", check.quarantined)
+    for field, moment in (("checked_at", check.checked_at), ("read_at", check.read_at)):
+        if moment is not None:
+            values.moment(field, moment)
+    known = checking.restore(transaction, check, scribe)
+    return "stored" if known is None else "existing" if known == check else "key is taken"
 
 
 def _moment(field: str, moment: object) -> int:
@@ -239,5 +269,7 @@ _RESTORE = cast(
         Conflict: _one_by_one(_conflict),
         Link: _one_by_one(_link),
         JournalEntry: _one_by_one(_entry),
+        Hold: _one_by_one(_hold),
+        BlobCheck: _one_by_one(_check),
     },
 )

@@ -16,8 +16,8 @@ from kvcatalog import values
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.kv.keys import KEY_BYTES_MAX, prefix_end
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.kv.transaction import ReadTransaction
 from kvcatalog.models import DocumentRecord
 from kvcatalog.schema import (
     ARTIFACT_BYTES_MAX,

@@ -10,8 +10,8 @@ import msgspec
 
 from kvcatalog.clock import micros_to_text
 from kvcatalog.filters import Filter
-from kvcatalog.kv.transaction import ReadTransaction
-from kvcatalog.models import CatalogPosition
+from kvcatalog.kv.protocol import ReadTransaction
+from kvcatalog.models import BlobCheck, CatalogPosition, Hold
 from kvcatalog.schema import (
     DOCUMENT_CODEC,
     DOCUMENTS,
@@ -28,10 +28,10 @@ from kvcatalog.schema import (
     id_key,
     id_of,
 )
-from kvcatalog.store import listing, reading
+from kvcatalog.store import checking, listing, reading, upkeep
 from kvcatalog.store.protocol import FlatRow
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.tally import DOCUMENT_ID, JOURNAL_SEQUENCE, VARIANT_ID, read_counter
+from kvcatalog.store.tally import DOCUMENT_ID, HOLD_ID, JOURNAL_SEQUENCE, VARIANT_ID, read_counter
 
 ROWS = 500
 """Rows that are handed out together."""
@@ -41,15 +41,16 @@ Item = TypeVar("Item")
 _json = msgspec.json.Encoder().encode
 
 
-class LmdbSnapshot:
-    """See CatalogSnapshot; the transaction sets the locks again as it goes along."""
+class RowSnapshot:
+    """See CatalogSnapshot; LMDB's transaction sets the locks again as it goes along."""
 
     def __init__(self, transaction: ReadTransaction, roots: RootMap) -> None:
+        self.is_one_moment = transaction.is_snapshot
         self._transaction = transaction
         self._roots = roots
         self._cas_starts: dict[int | None, str] = {number: roots.cas_start(number) for number in roots.roots}
         self.position = CatalogPosition(
-            *(read_counter(transaction, name).count for name in (JOURNAL_SEQUENCE, DOCUMENT_ID, VARIANT_ID))
+            *(read_counter(transaction, name).count for name in (JOURNAL_SEQUENCE, DOCUMENT_ID, VARIANT_ID, HOLD_ID))
         )
         self.document_count = read_counter(transaction, "documents").count
 
@@ -106,6 +107,16 @@ class LmdbSnapshot:
     def roots(self) -> list[FlatRow]:
         """See CatalogSnapshot."""
         return [(root.id, root.uri, root.uuid, root.cas_prefix) for _, root in sorted(self._roots.roots.items())]
+
+    def holds(self) -> list[Hold]:
+        """See CatalogSnapshot."""
+        return upkeep.holds(self._transaction)
+
+    def checks(self) -> Iterator[list[BlobCheck]]:
+        """See CatalogSnapshot."""
+        checks = checking.all_checks(self._transaction, self._roots)
+        while chunk := list(islice(checks, ROWS)):
+            yield chunk
 
     def _chosen(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.schema import COUNTER_CODEC, COUNTERS, CounterRow, counter_key
 
 DOCUMENT_ID = "last document id"
@@ -53,6 +53,10 @@ class Tally:
     def last(self, name: str, label: str = "") -> int:
         """Return a count as it stands; of ids the last that was given, 0 if none was."""
         return self._row(name, label).count
+
+    def defers(self, digest: bytes) -> bool:  # noqa: ARG002 - another tally does
+        """Tell whether the duplicate count of a digest is brought up to date once this has committed, and see to it."""
+        return False
 
     def forget_unreadable(self, name: str, label: str = "") -> None:
         """Let a counter that cannot be read begin at nothing."""

@@ -6,7 +6,7 @@ from msgspec import structs
 
 from kvcatalog.clock import from_micros
 from kvcatalog.errors import CatalogError
-from kvcatalog.kv.transaction import ReadTransaction, WriteTransaction
+from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.models import Condemned, Hold
 from kvcatalog.schema import (
     CHECK_CODEC,
@@ -24,6 +24,7 @@ from kvcatalog.schema import (
     location_key,
     time_key,
 )
+from kvcatalog.store.protocol import GC_LEASE
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, HOLD_ID, Tally
 
@@ -68,6 +69,7 @@ def forget_unreadable_check(transaction: WriteTransaction, key: bytes) -> bool:
 def put_condemned(transaction: WriteTransaction, row: CondemnedRow) -> None:
     """Announce that a plan is about to take a blob away."""
     key = location_key(row.root, row.path)
+    transaction.require_lease(GC_LEASE)
     transaction.delete(CONDEMNED, key)  # a long value is never written over
     transaction.put(CONDEMNED, key, CONDEMNED_CODEC.encode(key, row))
     Tally.of(transaction).any_condemned = True
@@ -82,26 +84,46 @@ def clear_condemned(transaction: WriteTransaction, root: int | None, path: str) 
     if row is None or row.cleared is not None:
         return False
     key = location_key(root, path)
+    transaction.require_lease(GC_LEASE)
     cleared = structs.replace(row, cleared=Tally.of(transaction).next(BLOB_EPOCH))
     transaction.replace(CONDEMNED, key, CONDEMNED_CODEC.encode(key, row), CONDEMNED_CODEC.encode(key, cleared))
     return True
 
 
-def forget_cleared(transaction: WriteTransaction) -> int:
-    """Remove the rows of announcements that have ended, and return how many; who came before that has to look again."""
-    cleared = {key: row.cleared for key, row in _all_condemned(transaction) if row.cleared is not None}
-    for key in cleared:
+def forget_cleared(transaction: WriteTransaction, rows_max: int | None = None) -> int:
+    """Remove the rows of announcements that have ended, and return how many; who came before that has to look again.
+
+    With `rows_max` those that ended first, as many as change about so many rows.
+    """
+    cleared = sorted((row.cleared, key) for key, row in _all_condemned(transaction) if row.cleared is not None)
+    if rows_max is not None:
+        cleared = cleared[: _condemned_in(rows_max)]
+    for _, key in cleared:
         transaction.delete(CONDEMNED, key)
     if cleared:
-        Tally.of(transaction).raise_to(FORGOTTEN_EPOCH, max(cleared.values()))
+        Tally.of(transaction).raise_to(FORGOTTEN_EPOCH, cleared[-1][0])
     return len(cleared)
+
+
+def clear_some(transaction: WriteTransaction, rows_max: int | None = None) -> bool:
+    """End announcements, and forget them, as many as change about so many rows; tell whether more may be left."""
+    rows = [row for _, row in _all_condemned(transaction) if row.cleared is None]
+    some = rows if rows_max is None else rows[: _condemned_in(rows_max)]
+    for row in some:
+        clear_condemned(transaction, row.root, row.path)
+    if rows_max is None or not some:
+        return forget_cleared(transaction, rows_max) > 0 and rows_max is not None
+    return True
 
 
 def clear_all_condemned(transaction: WriteTransaction) -> None:
     """End every announcement, and forget it."""
-    for _, row in _all_condemned(transaction):
-        clear_condemned(transaction, row.root, row.path)
-    forget_cleared(transaction)
+    clear_some(transaction)
+
+
+def _condemned_in(rows_max: int) -> int:
+    """Return how many announcements change about so many rows: each its own and one that stands for it."""
+    return (rows_max - 10) // 2
 
 
 def condemned(transaction: ReadTransaction, roots: RootMap) -> list[Condemned]:
@@ -124,7 +146,7 @@ def may_condemn(transaction: WriteTransaction) -> bool:
     """Tell whether it is worth while to ask for places at all; looked up once a transaction."""
     tally = Tally.of(transaction)
     if tally.any_condemned is None:
-        tally.any_condemned = transaction.entries(CONDEMNED) > 0
+        tally.any_condemned = not transaction.is_empty(CONDEMNED)
     return tally.any_condemned
 
 
@@ -163,6 +185,13 @@ def put_hold(transaction: WriteTransaction, row: HoldRow) -> int:
     return hold_id
 
 
+def find_hold(transaction: ReadTransaction, hold_id: int) -> Hold | None:
+    """Return a protection by its id."""
+    key = id_key(hold_id)
+    value = transaction.get(HOLDS, key)
+    return None if value is None else _hold(key, value)
+
+
 def holds(transaction: ReadTransaction) -> list[Hold]:
     """Return every protection, by id."""
     return [_hold(key, value) for key, value in transaction.items(HOLDS)]
@@ -170,12 +199,10 @@ def holds(transaction: ReadTransaction) -> list[Hold]:
 
 def release_hold(transaction: WriteTransaction, hold_id: int) -> Hold | None:
     """End a protection and return it; None if there is no such hold."""
-    key = id_key(hold_id)
-    value = transaction.get(HOLDS, key)
-    if value is None:
-        return None
-    transaction.delete(HOLDS, key)
-    return _hold(key, value)
+    hold = find_hold(transaction, hold_id)
+    if hold is not None:
+        transaction.delete(HOLDS, id_key(hold_id))
+    return hold
 
 
 def _hold(key: bytes, value: bytes) -> Hold:

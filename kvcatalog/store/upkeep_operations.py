@@ -6,30 +6,33 @@ from collections.abc import Sequence
 
 from kvcatalog.clock import from_micros
 from kvcatalog.errors import NotFoundError
-from kvcatalog.kv.transaction import WriteTransaction
+from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import BlobMove, Hold
 from kvcatalog.schema import CondemnedRow, HoldRow, JournalRow
 from kvcatalog.store import changes, upkeep
 from kvcatalog.store.operations import Changes, Scribe
 from kvcatalog.store.references import places_of
 
+Settled = tuple[str | None, Sequence[BlobMove]]
+"""A storage URI whose announcement ends, and what was moved from there."""
 
-def condemn(transaction: WriteTransaction, uris: Sequence[str], plan: str, scribe: Scribe) -> None:
+
+def condemn(plan: str, transaction: WriteTransaction, uris: Sequence[str], scribe: Scribe) -> list[None]:
     """Announce which blobs a plan is about to take away."""
     for root, path in places_of(uris, scribe.roots):
         upkeep.put_condemned(transaction, CondemnedRow(root, path, plan, scribe.now))
+    return [None] * len(uris)
 
 
-def settle_condemned(
-    transaction: WriteTransaction, uris: Sequence[str], moves: Sequence[BlobMove], scribe: Scribe
-) -> None:
+def settle_condemned(transaction: WriteTransaction, ended: Sequence[Settled], scribe: Scribe) -> list[None]:
     """End announcements, and write down what was moved."""
-    for root, path in places_of(uris, scribe.roots):
+    for root, path in places_of((uri for uri, _ in ended if uri is not None), scribe.roots):
         upkeep.clear_condemned(transaction, root, path)
-    record_moves(transaction, moves, scribe)
+    record_moves(transaction, [move for _, moves in ended for move in moves], scribe)
+    return [None] * len(ended)
 
 
-def record_moves(transaction: WriteTransaction, moves: Sequence[BlobMove], scribe: Scribe) -> None:
+def record_moves(transaction: WriteTransaction, moves: Sequence[BlobMove], scribe: Scribe) -> list[None]:
     """Write down what was moved."""
     for move in moves:
         differences: Changes = {
@@ -37,6 +40,7 @@ def record_moves(transaction: WriteTransaction, moves: Sequence[BlobMove], scrib
             "bytes": (move.bytes, None if move.target is None else move.bytes),
         }
         _write_journal(transaction, move.action, differences, scribe, move.reason)
+    return [None] * len(moves)
 
 
 def add_hold(transaction: WriteTransaction, filters: tuple[str, ...], why: str, scribe: Scribe) -> Hold:
@@ -50,7 +54,7 @@ def release_hold(transaction: WriteTransaction, hold_id: int, scribe: Scribe) ->
     """End a protection; NotFoundError if there is none."""
     hold = upkeep.release_hold(transaction, hold_id)
     if hold is None:
-        raise NotFoundError(f"there is no hold {hold_id}")
+        raise NotFoundError(f"there is no hold {hold_id}").advising("`kvcatalog hold list` lists what there is.")
     differences: Changes = {"hold": (hold_id, None), "filters": (" ".join(hold.filters), None)}
     _write_journal(transaction, "release", differences, scribe, scribe.reason)
     return hold

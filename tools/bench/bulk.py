@@ -64,8 +64,8 @@ def _catalog_part(folder: Path, positions: range, batch_size: int | None) -> dic
                 # The peak counts pages of the data file that the process has mapped; they are the kernel's to take.
                 figures["own MiB"], figures["peak MiB"] = own / _MIB, memory_bytes("VmHWM") / _MIB
                 stats = catalog.stats()
-                figures["file bytes"] = stats.file_bytes / len(positions)
-                with catalog._read() as transaction:
+                figures["file bytes"] = (stats.file_bytes or 0) / len(positions)
+                with catalog._environment.read() as transaction:
                     pages = sum(transaction.pages(table) for table in catalog._environment.handles)
                 figures["live bytes"] = pages * 4096 / len(positions)
     return figures

@@ -29,6 +29,7 @@ from kvcatalog.audit import examine
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.preflight import DATA_FILE, LOCK_FILE
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
+from tools.faults.copies import taken_for_originals
 from tools.faults.planting import plant
 from tools.faults.report import Report
 from tools.faults.workload import Key, Place, Workload, carry_out
@@ -196,6 +197,7 @@ class Damage:
         return ("died", "") if not outcome else (outcome, text)  # type: ignore[return-value]
 
 
+@taken_for_originals()
 def run(files: int, *, seed: int = 0, mistake: str = "") -> Report:
     """Try a number of damaged files."""
     started = time.monotonic()

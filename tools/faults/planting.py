@@ -25,8 +25,8 @@ from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import DocumentRecord, Registration, VariantRecord, VariantRegistration
 from kvcatalog.removal import trash
 from kvcatalog.store import operations
-from kvcatalog.store.lmdb_reader import LmdbReader
-from kvcatalog.store.lmdb_upkeep import LmdbUpkeep
+from kvcatalog.store.catalog_reader import CatalogReader
+from kvcatalog.store.catalog_upkeep import CatalogUpkeep
 from kvcatalog.store.protocol import CatalogStore
 
 VARIABLE = "KVCATALOG_FAULT"
@@ -142,7 +142,7 @@ def _nothing(*_: object) -> None:
     """Leave out what should be done."""
 
 
-def _without_conflicts(self: LmdbReader, storage_uris: Iterable[str]) -> set[str]:
+def _without_conflicts(self: CatalogReader, storage_uris: Iterable[str]) -> set[str]:
     """Forget that a conflict refers to a blob as well."""
     return {uri for uri in storage_uris if any(each.kind != "conflict" for each in self.references(uri))}
 
@@ -168,9 +168,9 @@ MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
     "root-not-checked": (RootFolder, "descriptor", _whatever_is_there),
     "fork-not-noticed": (Environment, "forked", _nothing),
     "condemned-not-checked": (operations, "_refuse_condemned", _nothing),
-    "conflicts-not-asked": (LmdbReader, "referenced", _without_conflicts),
+    "conflicts-not-asked": (CatalogReader, "referenced", _without_conflicts),
     "holds-not-asked": (Holds, "of_place", lambda *_: []),
     "trash-not-looked-at": (trash, "_unwanted", _everything),
-    "generation-kept": (LmdbUpkeep, "begin_generation", lambda self, **_: self.identity),
+    "generation-kept": (CatalogUpkeep, "begin_generation", lambda self, **_: self.identity),
 }
 """For each mistake: where it goes, and what takes that place."""

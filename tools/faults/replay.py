@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kvcatalog.errors import CatalogError
+from tools.faults.copies import taken_for_originals
 from tools.faults.disk import Change, Disk, Event, events
 from tools.faults.planting import plant
 from tools.faults.report import Report
@@ -85,6 +86,7 @@ class Replay:
         self.tried: set[tuple[object, ...]] = set()
         self.moment = 0
 
+    @taken_for_originals()
     def run(self, disk: RebuiltDisk, recorded: Iterable[Event]) -> None:
         for event in recorded:
             if event.kind == "b":

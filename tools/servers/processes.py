@@ -7,6 +7,7 @@ the process started, and one that does not agree is left alone.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -85,6 +86,33 @@ def run(command: Sequence[str], folder: Path | None = None) -> str:
     if done.returncode:
         raise ServerUnavailableError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
+
+
+def installed(requirement: str, name: str, program: str) -> Path:
+    """Return the folder of programs of an environment of its own with a package from PyPI, made if it is missing.
+
+    It is `.venv-NAME` in the checkout, unless the environment variable KVCATALOG_NAME_VENV names another folder; what
+    has the program there already is taken as it is.
+    """
+    given = os.environ.get(f"KVCATALOG_{name.upper()}_VENV")
+    place = Path(given or Path(__file__).parents[2] / f".venv-{name}").absolute()
+    if given and (place / "bin" / program).exists():
+        return place / "bin"
+    place.mkdir(parents=True, exist_ok=True)
+    stamp = place / "installed"
+    lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = f"{requirement} {sys.version}"
+        if not stamp.exists() or stamp.read_text() != wanted:
+            # What is there is ours or empty: nothing of anybody else's is cleared.
+            ours = [] if given else ["--clear"]
+            run([sys.executable, "-m", "venv", *ours, str(place)])
+            run([str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", requirement])
+            stamp.write_text(wanted)
+    finally:
+        os.close(lock)
+    return place / "bin"
 
 
 def stop(folder: Path) -> None:

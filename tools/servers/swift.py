@@ -10,23 +10,28 @@ more than one writer through.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
-import sys
 from pathlib import Path
 
-from tools.servers.processes import Access, ServerUnavailableError, free_ports, main, run, start, wait_for_port
+from tools.servers.processes import (
+    Access,
+    ServerUnavailableError,
+    free_ports,
+    installed,
+    main,
+    run,
+    start,
+    wait_for_port,
+)
 
 REQUIREMENT = "swift>=2.36,<3"
-ENVIRONMENT = "KVCATALOG_SWIFT_VENV"
 ACCOUNT, USER, SECRET = "test", "tester", "testing"
 
 STORES = ("account", "container", "object")
 
 # Swift's own tools would take a Python start for each step and ring.
 RINGS = """
-import sys
 from swift.common.ring import RingBuilder
 for argument in sys.argv[1:]:
     name, port = argument.split(":")
@@ -104,32 +109,9 @@ use = egg:swift#symlink
 """
 
 
-def installed() -> Path:
-    """Return the folder of programs of an environment with Swift, made if it is missing."""
-    given = os.environ.get(ENVIRONMENT)
-    place = Path(given or Path(__file__).parents[2] / ".venv-swift").absolute()
-    if given and (place / "bin" / "swift-proxy-server").exists():
-        return place / "bin"
-    place.mkdir(parents=True, exist_ok=True)
-    stamp = place / "installed"
-    lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = f"{REQUIREMENT} {sys.version}"
-        if not stamp.exists() or stamp.read_text() != wanted:
-            # What is there is ours or empty: nothing of anybody else's is cleared.
-            ours = [] if given else ["--clear"]
-            run([sys.executable, "-m", "venv", *ours, str(place)])
-            run([str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", REQUIREMENT])
-            stamp.write_text(wanted)
-    finally:
-        os.close(lock)
-    return place / "bin"
-
-
 def started(folder: Path) -> Access:
     """Start it in a folder."""
-    programs = installed()
+    programs = installed(REQUIREMENT, "swift", "swift-proxy-server")
     (folder / "disk").mkdir(exist_ok=True)
     _need_attributes(folder / "disk")
     port, *ports = free_ports(1 + len(STORES))

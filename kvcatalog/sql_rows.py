@@ -1,4 +1,4 @@
-"""Rows of a SQL table as records; InvalidValueError names the column that cannot be what it should be."""
+"""Rows of SQL tables and snapshots as records; InvalidValueError names the column that cannot be what it should be."""
 
 from __future__ import annotations
 

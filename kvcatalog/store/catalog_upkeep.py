@@ -1,4 +1,4 @@
-"""What the upkeep of blobs and roots writes into a catalog in an LMDB environment."""
+"""What the upkeep of blobs and roots writes into a catalog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from kvcatalog import values
 from kvcatalog.clock import to_micros
 from kvcatalog.errors import CorruptRecordError, InvalidValueError
 from kvcatalog.filters import Filter
-from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import (
     BlobCheck,
     BlobMove,
@@ -29,15 +28,14 @@ from kvcatalog.models import (
 )
 from kvcatalog.schema import RootRow
 from kvcatalog.store import lifetime, operations, upkeep, upkeep_operations
-from kvcatalog.store.lmdb_writing import LmdbWriting
-from kvcatalog.store.operations import Scribe
+from kvcatalog.store.catalog_writing import CatalogWriting
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, read_counter
 
 _REPAIRED_AT_ONCE = 500
 
 
-class LmdbUpkeep(LmdbWriting):
-    """What keeps a catalog and its blobs in order; LmdbCatalog adds what is registered."""
+class CatalogUpkeep(CatalogWriting):
+    """What keeps a catalog and its blobs in order; Catalog adds what is registered."""
 
     def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256", adopted: bool = False) -> Root:
         """See CatalogStore."""
@@ -52,15 +50,8 @@ class LmdbUpkeep(LmdbWriting):
         """See CatalogStore."""
         from kvcatalog.store import checking
 
-        found = list(checks)
-
-        def operation(transaction: WriteTransaction, scribe: Scribe) -> None:
-            for check in found:
-                checking.remember(transaction, check, scribe)
-            for uri in gone:
-                checking.forget(transaction, uri, scribe)
-
-        self._write(operation)
+        found: list[BlobCheck | str] = [*checks, *gone]
+        self._write_all(found, checking.remember_all, rows=6, key=checking.place_of_check)
 
     def begin_quarantine(self, check: BlobCheck) -> None:
         """See CatalogStore."""
@@ -87,7 +78,7 @@ class LmdbUpkeep(LmdbWriting):
                 return lifetime.pruning(count, last)
         done = JournalPruning(0, None, None)
         while True:
-            step = self._write(lambda txn, scribe: lifetime.prune_journal(txn, cutoff, up_to, scribe), reason)
+            step = self._write(partial(lifetime.prune_journal, cutoff, up_to, self._backend.rows_max), reason)
             if not step.entries:
                 return done
             done = JournalPruning(done.entries + step.entries, step.last_sequence, step.last_at)
@@ -99,7 +90,7 @@ class LmdbUpkeep(LmdbWriting):
         waiting = iter(findings)
         while batch := list(islice(waiting, _REPAIRED_AT_ONCE)):
             try:
-                done = self._write(lambda txn, scribe: repair(txn, batch, scribe), reason)
+                done = self._write_all(batch, repair, rows=10, reason=reason)
             except CorruptRecordError:
                 done = [self._repaired_alone(finding, reason) for finding in batch]
             for finding, repaired in zip(batch, done, strict=True):
@@ -115,6 +106,9 @@ class LmdbUpkeep(LmdbWriting):
 
     def begin_generation(self, *, reason: str | None = None) -> CatalogIdentity:
         """See CatalogStore."""
+        rows_max = self._backend.rows_max
+        while rows_max is not None and self._write(lambda txn, _: upkeep.clear_some(txn, rows_max)):
+            pass
         self.identity = self._write(lifetime.begin_generation, reason)
         return self.identity
 
@@ -122,16 +116,25 @@ class LmdbUpkeep(LmdbWriting):
         """See CatalogStore."""
         uris = [values.required_text("storage_uris", uri) for uri in storage_uris]
         label = values.required_text("plan", plan)
-        self._write(lambda txn, scribe: upkeep_operations.condemn(txn, uris, label, scribe))
+        self._write_all(uris, partial(upkeep_operations.condemn, label), rows=3)
 
     def settle_condemned(self, storage_uris: Iterable[str], moves: Iterable[BlobMove] = ()) -> None:
         """See CatalogStore."""
-        uris, done = list(storage_uris), list(moves)
-        self._write(lambda txn, scribe: upkeep_operations.settle_condemned(txn, uris, done, scribe))
+        done: dict[str | None, list[BlobMove]] = {}
+        for move in moves:
+            done.setdefault(move.storage_uri, []).append(move)
+        ended: list[tuple[str | None, list[BlobMove]]] = [(uri, done.pop(uri, [])) for uri in storage_uris]
+        ended += [(None, left) for left in done.values()]
+        self._write_all(ended, upkeep_operations.settle_condemned, rows=8)
 
     def forget_condemned(self) -> int:
         """See CatalogStore."""
-        return self._write(lambda txn, _: upkeep.forget_cleared(txn))
+        rows_max, forgotten = self._backend.rows_max, 0
+        while some := self._write(lambda txn, _: upkeep.forget_cleared(txn, rows_max)):
+            forgotten += some
+            if rows_max is None:
+                break
+        return forgotten
 
     def relocate(self, relocations: Iterable[Relocation], *, reason: str | None = None) -> list[RelocationOutcome]:
         """See CatalogStore."""
@@ -140,19 +143,29 @@ class LmdbUpkeep(LmdbWriting):
         wanted = list(relocations)
         for each in wanted:
             values.raw_digest("sha256", each.sha256)
-        return self._write(lambda txn, scribe: relocate(txn, wanted, scribe), reason)
+        return self._write_all(wanted, relocate, rows=16, key=lambda each: each.document_id, reason=reason)
 
     def delete_many(self, deletions: Iterable[Deletion], *, batch_size: int = 1000) -> Iterator[DocumentRecord | None]:
         """See CatalogStore."""
         values.positive("batch_size", batch_size)
         waiting = iter(deletions)
         while batch := list(islice(waiting, batch_size)):
-            yield from self._write(partial(_deleting, batch))
+            for each in batch:
+                self._strip(each.document_id, each.reason, updated_at=each.updated_at)
+            yield from self._write_all(
+                batch, operations.delete_documents, rows=20, key=lambda deletion: deletion.document_id
+            )
+
+    def _strip(self, document_id: int, reason: str | None, *, updated_at: datetime | None = None) -> None:
+        """Take away what hangs on a document, as far as it is too much to go together with it in one transaction."""
+        rows_max = self._backend.rows_max
+        if rows_max is not None:
+            while self._write(partial(operations.strip_document, document_id, updated_at, rows_max), reason):
+                pass
 
     def record_moves(self, moves: Iterable[BlobMove]) -> None:
         """See CatalogStore."""
-        done = list(moves)
-        self._write(lambda txn, scribe: upkeep_operations.record_moves(txn, done, scribe))
+        self._write_all(list(moves), upkeep_operations.record_moves, rows=6)
 
     def add_hold(self, where: Filter, *, reason: str) -> Hold:
         """See CatalogStore."""
@@ -166,7 +179,3 @@ class LmdbUpkeep(LmdbWriting):
         """See CatalogStore."""
         values.record_id("hold_id", hold_id)
         return self._write(lambda txn, scribe: upkeep_operations.release_hold(txn, hold_id, scribe), reason)
-
-
-def _deleting(batch: Sequence[Deletion], transaction: WriteTransaction, scribe: Scribe) -> list[DocumentRecord | None]:
-    return operations.delete_documents(transaction, batch, scribe)

@@ -1,10 +1,10 @@
-"""What a catalog in an LMDB environment answers without writing."""
+"""What a catalog answers without writing, whichever backend keeps its rows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, get_args
 
@@ -16,8 +16,7 @@ from kvcatalog.errors import (
     NotFoundError,
 )
 from kvcatalog.filters import Condition, Filter
-from kvcatalog.kv.environment import Environment
-from kvcatalog.kv.transaction import ReadTransaction
+from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.models import (
     BlobCheck,
     CatalogStats,
@@ -38,15 +37,15 @@ from kvcatalog.models import (
     VariantRecord,
 )
 from kvcatalog.store import listing, reading, searching, upkeep
+from kvcatalog.store.backend import Backend
 from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, JOURNAL_SEQUENCE, PRUNED_SEQUENCE, read_counter
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
-    from kvcatalog.store.snapshot import LmdbSnapshot
+    from kvcatalog.store.snapshot import RowSnapshot
 
 Item = TypeVar("Item")
 Position = TypeVar("Position")
@@ -56,23 +55,19 @@ _HAVE_ITEMS = 256
 
 _EVERYTHING = Filter()
 
+Question = tuple[str, HaveKind, str]
+"""An item as text, what it is taken for, and what is looked up."""
 
-class LmdbReader:
-    """What a catalog in an LMDB environment answers; LmdbCatalog adds what it changes."""
 
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+class CatalogReader:
+    """What a catalog answers; Catalog adds what it changes."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._roots = reading.RootCache()
         self._closed = False
         with self._read() as transaction:
             self.identity = reading.read_identity(transaction)
-
-    @property
-    def path(self) -> Path:
-        """The folder in which the catalog lies, absolute."""
-        from pathlib import Path
-
-        return Path(self._environment.path)
 
     def get(self, *, artifact_id: str, source_url: str, resolver: str) -> DocumentRecord | None:
         """See CatalogStore."""
@@ -208,10 +203,12 @@ class LmdbReader:
         values.choice("kind", kind, get_args(HaveKind))
         waiting = iter(items)
         while batch := [_question(item, kind) for item in islice(waiting, _HAVE_ITEMS)]:
-            with self._read() as transaction:
-                roots = self._roots.at(transaction)
-                answers = [listing.possession(transaction, *question, roots) for question in batch]
-            yield from answers
+            yield from self._possessions(batch)
+
+    def _possessions(self, questions: Sequence[Question]) -> list[Possession]:
+        with self._read() as transaction:
+            roots = self._roots.at(transaction)
+            return [listing.possession(transaction, *question, roots) for question in questions]
 
     def search(
         self,
@@ -268,7 +265,7 @@ class LmdbReader:
 
     def stats(self) -> CatalogStats:
         """See CatalogStore."""
-        file_bytes, used_bytes = self._environment.file_figures()
+        file_bytes, used_bytes = self._backend.figures()
         with self._read() as transaction:
             return listing.stats(transaction, file_bytes=file_bytes, used_bytes=used_bytes)
 
@@ -350,16 +347,10 @@ class LmdbReader:
 
     def audit(self, progress: Callable[[int, int], object] | None = None) -> Iterator[Finding]:
         """See CatalogStore."""
-        from kvcatalog.kv.paging import pages_out_of_place  # lookups do without them
-        from kvcatalog.store.auditing import audit
+        from kvcatalog.store.auditing import audit  # lookups do without it
 
-        is_sound = True
-        for table, text in pages_out_of_place(self._environment):
-            is_sound = False
-            yield Finding("file", text, table)
-        if is_sound:  # of other files the engine may die
-            with self._read() as transaction:
-                yield from audit(transaction, progress or (lambda _done, _total: None))
+        with self._read() as transaction:
+            yield from audit(transaction, progress or (lambda _done, _total: None))
 
     def roots(self) -> list[Root]:
         """See CatalogStore."""
@@ -367,17 +358,17 @@ class LmdbReader:
             return reading.read_roots(transaction)
 
     @contextmanager
-    def snapshot(self) -> Iterator[LmdbSnapshot]:
+    def snapshot(self) -> Iterator[RowSnapshot]:
         """See CatalogStore."""
-        from kvcatalog.store.snapshot import LmdbSnapshot  # lookups do without it
+        from kvcatalog.store.snapshot import RowSnapshot  # lookups do without it
 
         with self._read() as transaction:
-            yield LmdbSnapshot(transaction, self._roots.at(transaction))
+            yield RowSnapshot(transaction, self._roots.at(transaction))
 
-    def _read(self) -> ReadTransaction:
+    def _read(self) -> AbstractContextManager[ReadTransaction]:
         if self._closed:
-            raise CatalogClosedError(f"{self._environment.path} is closed")
-        return self._environment.read()
+            raise CatalogClosedError(f"{self._backend.place} is closed")
+        return self._backend.read()
 
     def _stepwise(
         self, step: Callable[[ReadTransaction, RootMap, Position | None], tuple[list[Item], Position | None]]
@@ -396,8 +387,7 @@ def _digest(sha256: str) -> bytes:
     return bytes.fromhex(values.digest("sha256", values.required_text("sha256", sha256)) or "")
 
 
-def _question(item: str | os.PathLike[str], kind: HaveKind) -> tuple[str, HaveKind, str]:
-    """Return an item as text, what it is taken for, and what is looked up."""
+def _question(item: str | os.PathLike[str], kind: HaveKind) -> Question:
     if not isinstance(item, str | os.PathLike):
         raise InvalidValueError("item", f"must be text or a path, not {type(item).__name__}")
     text = os.fspath(item)

@@ -1,0 +1,106 @@
+"""Making a table, and looking whether there is one that a catalog can be in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kvcatalog.dynamo.connection import AmbiguousError, Connection
+from kvcatalog.dynamo.items import attributes_of, pause
+from kvcatalog.dynamo.layout import ItemKey
+from kvcatalog.errors import CatalogError, CatalogMissingError, CatalogUnavailableError, StorageFailedError
+
+_ATTRIBUTES = {"pk": "S", "sk": "B"}
+_KEYS = {"pk": "HASH", "sk": "RANGE"}
+_ACTIVE_SECONDS_MAX = 120.0
+_LOOK_SECONDS = 0.2
+_RECOVERY_ATTEMPTS = 6
+
+
+def make_table(connection: Connection) -> bool:
+    """Make the table, unless it is there, and wait until it can be used; tell whether it was made.
+
+    It is billed on demand. CatalogUnavailableError if a table of the name is none of ours.
+    """
+    try:
+        _check(connection, describe(connection))
+    except CatalogMissingError:
+        pass
+    else:
+        return False
+    try:
+        connection.call(
+            "create_table",
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": kind} for name, kind in _ATTRIBUTES.items()],
+            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in _KEYS.items()],
+            BillingMode="PAY_PER_REQUEST",
+        )
+    except AmbiguousError as error:
+        raise StorageFailedError(f"{connection.place.url}: {error}") from error
+    until = time.monotonic() + _ACTIVE_SECONDS_MAX
+    while describe(connection)["TableStatus"] != "ACTIVE":
+        if time.monotonic() > until:
+            raise CatalogUnavailableError(f"{connection.place.url}: the table is not ready yet")
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
+def enable_recovery(connection: Connection) -> str | None:
+    """Let the table be recovered to any second of the last 35 days; return why that is not to be had, None if it is."""
+    for attempt in range(_RECOVERY_ATTEMPTS):
+        try:
+            connection.call(
+                "update_continuous_backups", PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+            )
+        except (CatalogError, AmbiguousError) as error:
+            refusal = str(error)
+            if "ContinuousBackupsUnavailable" not in refusal:
+                return refusal
+            pause(attempt + 3)
+        else:
+            return None
+    return refusal
+
+
+def describe(connection: Connection) -> dict[str, Any]:
+    """Return what the service says of the table; CatalogMissingError if there is none."""
+    try:
+        found: dict[str, Any] = connection.call("describe_table")["Table"]
+    except AmbiguousError as error:
+        raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
+    return found
+
+
+def is_empty(connection: Connection) -> bool:
+    """Tell whether the table holds nothing."""
+    return not connection.call("scan", Limit=1, ConsistentRead=True)["Items"]
+
+
+def read_together(connection: Connection, keys: Sequence[ItemKey]) -> list[bytes | None]:
+    """Return the values of items as of one moment, None for one that is not there.
+
+    It is a transaction, so CatalogUnavailableError tells of a service that has none.
+    """
+    table = connection.place.table
+    wanted = [{"Get": {"TableName": table, "Key": attributes_of(key)}} for key in keys]
+    try:
+        answer = connection.ask("transact_get_items", TransactItems=wanted)
+    except StorageFailedError as error:
+        _check(connection, describe(connection))
+        failure = CatalogUnavailableError(f"{connection.place.url}: the service makes no transactions: {error}")
+        failure.advice = "Use DynamoDB itself, or a compatible server that has TransactWriteItems."
+        raise failure from error
+    except AmbiguousError as error:
+        raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
+    items = [response.get("Item") for response in answer["Responses"]]
+    return [item["v"]["B"] if item and "v" in item else None for item in items]
+
+
+def _check(connection: Connection, table: dict[str, Any]) -> None:
+    keys = {each["AttributeName"]: each["KeyType"] for each in table["KeySchema"]}
+    kinds = {each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]}
+    if keys != _KEYS or {name: kinds.get(name) for name in _ATTRIBUTES} != _ATTRIBUTES:
+        error = CatalogUnavailableError(f"{connection.place.url}: the table has other keys than a catalog's")
+        error.advice = "Give another name; `kvcatalog init` makes a table."
+        raise error

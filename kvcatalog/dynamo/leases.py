@@ -1,0 +1,192 @@
+"""Leases: one process of all hosts holds something, and keeps saying so; no two clocks are ever compared.
+
+A lease is an item with its owner and a number that the owner raises every few seconds. Who wants it watches the number:
+only when that has stood still for long, by the watcher's own monotonic clock, is it taken over. The owner gives up long
+before, by its own clock. What is written under a lease carries the condition that the item still names the owner, so a
+process that was stopped for minutes writes nothing when it wakes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import uuid4
+
+from msgspec import Struct
+
+from kvcatalog.dynamo.connection import AmbiguousError, Connection
+from kvcatalog.dynamo.items import attributes_of
+from kvcatalog.dynamo.layout import ItemKey
+from kvcatalog.errors import CatalogError, CatalogLockedError, LeaseLostError
+
+BEAT_SECONDS = 3.0
+LOST_SECONDS = 15.0
+"""How long after its last beat an owner takes the lease for lost."""
+
+TAKEN_OVER_SECONDS = 45.0
+"""How long a lease must have stood still to be taken over."""
+
+_LOOK_SECONDS = 0.5
+_PARTITION = "lease"
+
+
+class _Lease:
+    """A lease that this process holds."""
+
+    def __init__(self, name: str, owner: str, renewed: float) -> None:
+        self.name = name
+        self.owner = owner
+        self.renewed = renewed
+        self.is_lost = False
+        self.ended = threading.Event()
+
+
+class _Seen(Struct, frozen=True):
+    """An owner and its number, and when they were seen first."""
+
+    owner: str
+    beat: str
+    since: float
+
+
+class Leases:
+    """The leases of one process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._held: dict[str, _Lease] = {}
+        self._seen: dict[str, _Seen] = {}
+
+    @contextmanager
+    def hold(self, name: str, *, patiently: bool) -> Iterator[None]:
+        """Hold a lease; CatalogLockedError if another has it, LeaseLostError at the end if it was lost meanwhile.
+
+        Patiently means to watch for as long as it takes to know whether the owner lives. One that gave no sign since it
+        was seen here first, long enough ago, is taken for dead at once.
+        """
+        from botocore.exceptions import ClientError
+
+        lease = self._taken(name, patiently=patiently)
+        self._held[name] = lease
+        beating = threading.Thread(target=self._beat, args=(lease,), name=f"kvcatalog lease {name}", daemon=True)
+        beating.start()
+        try:
+            yield
+            self._check(lease)
+        finally:
+            self._held.pop(name, None)
+            lease.ended.set()
+            beating.join()
+            # A condition that does not hold: it is another's, or gone, and the first answer was lost.
+            with suppress(CatalogError, AmbiguousError, ClientError):
+                self._conditionally("delete_item", name, lease.owner)
+
+    def held(self, name: str) -> tuple[ItemKey, str] | None:
+        """Return the item of a lease that this process has taken, and its owner; LeaseLostError."""
+        lease = self._held.get(name)
+        if lease is None:
+            return None
+        self._check(lease)
+        return _place(name), lease.owner
+
+    def lost(self) -> LeaseLostError:
+        """Take what is held for lost, and return the error."""
+        for lease in list(self._held.values()):
+            lease.is_lost = True
+        return self._lost_error("its lease")
+
+    def _lost_error(self, name: str) -> LeaseLostError:
+        return LeaseLostError(f"{self._connection.place.url}: {name} was not renewed in time, and may be another's")
+
+    def _check(self, lease: _Lease) -> None:
+        if lease.is_lost or time.monotonic() > lease.renewed + LOST_SECONDS:
+            lease.is_lost = True
+            raise self._lost_error(f"the lease {lease.name}")
+
+    def _taken(self, name: str, *, patiently: bool) -> _Lease:
+        owner = str(uuid4())
+        first: _Seen | None = None
+        while True:
+            now = time.monotonic()
+            seen = self._look(name)
+            if seen is None:
+                if self._put(name, owner, "attribute_not_exists(pk)", {}):
+                    return _Lease(name, owner, now)
+                continue
+            if now > seen.since + TAKEN_OVER_SECONDS:
+                old = {":o": {"S": seen.owner}, ":b": {"S": seen.beat}}
+                if self._put(name, owner, "o = :o AND c = :b", old):
+                    return _Lease(name, owner, now)
+                continue
+            first = first or seen
+            if not patiently or (seen.owner, seen.beat) != (first.owner, first.beat):
+                raise CatalogLockedError(f"{self._connection.place.url}: another process is at work: {name}")
+            time.sleep(_LOOK_SECONDS)
+
+    def _look(self, name: str) -> _Seen | None:
+        """Return who has a lease, and since when it is seen with this number."""
+        answer = self._asked("get_item", Key=attributes_of(_place(name)), ConsistentRead=True)
+        item = answer.get("Item")
+        if item is None:
+            self._seen.pop(name, None)
+            return None
+        owner, beat, known = item["o"]["S"], item["c"]["S"], self._seen.get(name)
+        if known is None or (known.owner, known.beat) != (owner, beat):
+            known = self._seen[name] = _Seen(owner, beat, time.monotonic())
+        return known
+
+    def _put(self, name: str, owner: str, condition: str, values: dict[str, Any]) -> bool:
+        from botocore.exceptions import ClientError
+
+        item = attributes_of(_place(name)) | {"o": {"S": owner}, "c": {"S": str(uuid4())}}
+        options: dict[str, Any] = {"ExpressionAttributeValues": values} if values else {}
+        try:
+            self._connection.call("put_item", Item=item, ConditionExpression=condition, **options)
+        except (ClientError, AmbiguousError):
+            seen = self._look(name)  # the answer to a first try may have been lost
+            return seen is not None and seen.owner == owner
+        return True
+
+    def _beat(self, lease: _Lease) -> None:
+        from botocore.exceptions import ClientError
+
+        while not lease.ended.wait(BEAT_SECONDS):
+            began = time.monotonic()
+            try:
+                self._conditionally(
+                    "update_item",
+                    lease.name,
+                    lease.owner,
+                    {":c": {"S": str(uuid4())}},
+                    UpdateExpression="SET c = :c",
+                )
+            except ClientError:
+                lease.is_lost = True
+                return
+            except (CatalogError, AmbiguousError):
+                continue  # it is lost when that goes on for too long
+            lease.renewed = began
+
+    def _conditionally(
+        self, request: str, name: str, owner: str, values: dict[str, Any] | None = None, **options: str
+    ) -> None:
+        self._connection.call(
+            request,
+            Key=attributes_of(_place(name)),
+            ConditionExpression="o = :o",
+            ExpressionAttributeValues={":o": {"S": owner}} | (values or {}),
+            **options,
+        )
+
+    def _asked(self, request: str, **arguments: Any) -> Any:  # noqa: ANN401
+        try:
+            return self._connection.call(request, **arguments)
+        except AmbiguousError as error:
+            raise CatalogLockedError(f"{self._connection.place.url} does not answer: {error}") from error
+
+
+def _place(name: str) -> ItemKey:
+    return _PARTITION, name.encode()

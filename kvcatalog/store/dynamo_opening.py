@@ -1,0 +1,88 @@
+"""Opening a catalog in a DynamoDB table, and making one."""
+
+from __future__ import annotations
+
+import uuid
+
+from kvcatalog.clock import now_micros
+from kvcatalog.dynamo import creation
+from kvcatalog.dynamo.layout import item_key
+from kvcatalog.dynamo.place import parse_place
+from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, UnsupportedFormatError
+from kvcatalog.kv.protocol import WriteTransaction
+from kvcatalog.models import CreatedCatalog
+from kvcatalog.schema import (
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    IDENTITY_KEY,
+    META,
+    NUMBER_CODEC,
+    IdentityRow,
+)
+from kvcatalog.store import changes, reading
+from kvcatalog.store.dynamo_backend import DynamoBackend
+from kvcatalog.store.dynamo_catalog import DynamoCatalog
+
+
+def open_dynamo_catalog(url: str, *, read_only: bool = False, command: str = "library") -> DynamoCatalog:
+    """Open the catalog in a table; it is never made here, since a slip of the pen would make tables.
+
+    Raises ConfigError, CatalogMissingError, UnsupportedFormatError, StoragePermissionError, CatalogUnavailableError.
+    """
+    backend = DynamoBackend(parse_place(url))
+    try:
+        _check_format(backend)
+        return DynamoCatalog(backend, read_only=read_only, command=command)
+    except BaseException as error:
+        backend.close()
+        if isinstance(error, CatalogMissingError):
+            error.advice = "Check the table's name, region and endpoint_url; `kvcatalog init` makes table and catalog."
+        raise
+
+
+def _check_format(backend: DynamoBackend) -> None:
+    version = _format_version(backend)
+    if version is None:
+        raise CatalogMissingError(f"{backend.place}: the table holds no catalog")
+    if version != FORMAT_VERSION:
+        raise UnsupportedFormatError(f"{backend.place} has format {version}; this version knows {FORMAT_VERSION}")
+
+
+def create_dynamo_catalog(url: str, *, point_in_time_recovery: bool = True) -> CreatedCatalog:
+    """Do what `init_catalog` does in a table, which is billed on demand.
+
+    CatalogUnavailableError where the table is none of ours, holds other things, or knows no transactions.
+    """
+    backend = DynamoBackend(parse_place(url))
+    try:
+        made_table = creation.make_table(backend.connection)
+        notes = [] if made_table else ["the table was there"]
+        refusal = creation.enable_recovery(backend.connection) if point_in_time_recovery else None
+        if refusal is not None:
+            notes.append(f"no point-in-time recovery: {refusal}")
+        was_made = _format_version(backend) is None
+        if was_made:
+            if not creation.is_empty(backend.connection):
+                raise CatalogUnavailableError(f"{backend.place}: the table holds other things than a catalog")
+            was_made = backend.submit(_begin)
+        _check_format(backend)
+        with backend.read() as transaction:
+            identity = reading.read_identity(transaction)
+        return CreatedCatalog(backend.place, identity, was_made, tuple(notes))
+    finally:
+        backend.close()
+
+
+def _begin(transaction: WriteTransaction) -> bool:
+    """Write down which catalog this is, unless another process was quicker."""
+    if transaction.get(META, FORMAT_KEY) is not None:
+        return False
+    transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, FORMAT_VERSION))
+    transaction.get(META, IDENTITY_KEY)
+    changes.put_identity(transaction, IdentityRow(str(uuid.uuid4()), 1, now_micros()))
+    return True
+
+
+def _format_version(backend: DynamoBackend) -> int | None:
+    value, _ = creation.read_together(backend.connection, [item_key(META, FORMAT_KEY), item_key(META, IDENTITY_KEY)])
+    return None if value is None else NUMBER_CODEC.decode(FORMAT_KEY, value)
