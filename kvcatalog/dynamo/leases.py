@@ -78,8 +78,13 @@ class Leases:
             self._held.pop(name, None)
             lease.ended.set()
             beating.join()
-            with suppress(CatalogError, AmbiguousError):
-                self._conditionally("delete_item", name, lease.owner)
+            self._let_go(lease)
+
+    def _let_go(self, lease: _Lease) -> None:
+        from botocore.exceptions import ClientError
+
+        with suppress(CatalogError, AmbiguousError, ClientError):  # it is another's by now, or will be
+            self._conditionally("delete_item", lease.name, lease.owner)
 
     def held(self, name: str) -> tuple[ItemKey, str] | None:
         """Return the item of a lease that this process has taken, and its owner; LeaseLostError."""
