@@ -74,7 +74,10 @@ def describe(connection: Connection) -> dict[str, Any]:
 
 def is_empty(connection: Connection) -> bool:
     """Tell whether the table holds nothing."""
-    return not connection.call("scan", Limit=1, ConsistentRead=True)["Items"]
+    try:
+        return not connection.call("scan", Limit=1, ConsistentRead=True)["Items"]
+    except AmbiguousError as error:
+        raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
 
 
 def read_together(connection: Connection, keys: Sequence[ItemKey]) -> list[bytes | None]:
