@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from kvcatalog.config_files import Values, read_config_file
 from kvcatalog.errors import ConfigError
+from kvcatalog.values import DAYS_MAX, INTEGER_MAX
 
 ENVIRONMENT_PREFIX = "KVCATALOG_"
 
@@ -69,8 +70,8 @@ class CatalogConfig(_Section):
     durability: Literal["full", "relaxed"] = "full"
     compute_sha256: bool = True
     verify_on_register: bool = False
-    retention_days: Annotated[int, Field(ge=0)] = 0
-    orphan_ttl_days: Annotated[int, Field(ge=0)] = 7
+    retention_days: Annotated[int, Field(ge=0, le=DAYS_MAX)] = 0
+    orphan_ttl_days: Annotated[int, Field(ge=0, le=DAYS_MAX)] = 7
     map_size_bytes: Annotated[int, Field(gt=0, le=2**47)] | None = None
 
     @model_validator(mode="after")
@@ -99,16 +100,16 @@ class RetentionRule(_Section):
 
     name: _NonEmpty
     filters: tuple[_NonEmpty, ...] = ()
-    days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    days: Annotated[float, Field(ge=0, le=DAYS_MAX, allow_inf_nan=False)] = 0
     since: Literal["created", "last_seen"] = "created"
-    min_copies: Annotated[int, Field(ge=0)] | None = None
+    min_copies: Annotated[int, Field(ge=0, le=INTEGER_MAX)] | None = None
 
 
 class RetentionConfig(_Section):
     """What may go, and when: the first rule that lets a record through decides, at last `catalog.retention_days`."""
 
     rules: tuple[RetentionRule, ...] = ()
-    min_copies: Annotated[int, Field(ge=0)] = 0
+    min_copies: Annotated[int, Field(ge=0, le=INTEGER_MAX)] = 0
 
 
 class ContentDownloadConfig(_Section):

@@ -53,7 +53,8 @@ def read_config_file(path: str | os.PathLike[str]) -> Values:
     """Return what a YAML or TOML file holds; ConfigError if it cannot be read or holds no sections."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in {".toml", ".yaml", ".yml"}:
-        raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .toml")
+        error = ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .toml")
+        raise error.advising("Check -c; the suffix tells what it is.")
     try:
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
@@ -61,9 +62,10 @@ def read_config_file(path: str | os.PathLike[str]) -> Values:
             raise ConfigError(f"{path}: is longer than 1 MiB")
         contents = _parse(suffix, data.decode("utf-8").replace("\r\n", "\n"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}").advising("Check -c.") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+        failure = ConfigError(f"{path}: {' '.join(str(error).split())}")
+        raise failure.advising("Correct the file where the message says.") from error
     if contents is None:
         return {}
     if not isinstance(contents, dict):

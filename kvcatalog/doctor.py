@@ -42,7 +42,7 @@ _ADVICE: dict[str, str] = {
 _STATE_ADVICE: dict[str, str] = {
     "unreachable": "Mount it, or correct the configuration; `kvcatalog roots adopt` follows a root that was moved.",
     "of another catalog": "Use a root of its own for each catalog; `kvcatalog roots adopt` takes one over.",
-    "of another generation": "After a restore, take the root over with `kvcatalog roots adopt`.",
+    "of another generation": "After a restore, a copy or a move to another disk, run `kvcatalog roots adopt`.",
 }
 
 

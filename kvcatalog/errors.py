@@ -7,12 +7,18 @@ Errors of the engine, of botocore and of the operating system are translated whe
 from __future__ import annotations
 
 import errno
+from typing import Self
 
 
 class CatalogError(Exception):
     """Base of all errors of the catalog; `advice` is one sentence for the person who reads it."""
 
     advice = "See the message."
+
+    def advising(self, advice: str) -> Self:
+        """Return this error with an advice that fits its case better than that of its class."""
+        self.advice = advice
+        return self
 
 
 class InvalidValueError(CatalogError, ValueError):
@@ -163,7 +169,7 @@ class OutcomeUnknownError(CatalogError):
 class CorruptRecordError(CatalogError):
     """A stored value fails its checksum, or rows that belong together do not agree; it was not returned."""
 
-    advice = "Look for damage on the disk, keep a copy, and restore a backup."
+    advice = "`kvcatalog audit` tells what is damaged, and what --repair can derive anew; else restore a backup."
 
 
 class ManifestError(CatalogError):
@@ -277,3 +283,12 @@ OS_ERRORS: dict[int, type[CatalogError]] = {
     errno.EROFS: StoragePermissionError,
 }
 """What error numbers of the operating system mean wherever something of ours is stored."""
+
+_NO_PLACE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP))
+
+
+def of_file(error: OSError, path: str) -> CatalogError:
+    """Return the error of ours for one of the operating system's on a file that somebody named to be written."""
+    kind = OS_ERRORS.get(error.errno or 0, StorageFailedError)
+    failure = kind(f"{path}: {error.strerror or error}")
+    return failure.advising("Give a path where a file can be made.") if error.errno in _NO_PLACE else failure

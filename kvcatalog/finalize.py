@@ -219,7 +219,8 @@ class _Finalizing:
         facts = self.candidate
         document = catalog.get(artifact_id=facts.artifact_id, source_url=facts.source_url, resolver=facts.resolver)
         if document is None and facts.variant is not None:
-            raise NotFoundError(f"there is no document of which {facts.variant!r} could be a variant")
+            error = NotFoundError(f"there is no document of which {facts.variant!r} could be a variant")
+            raise error.advising("Store the document first, under the same artifact, URL and resolver.")
         return document
 
     def _known(self, catalog: CatalogStore, document: DocumentRecord | None) -> DocumentRecord | VariantRecord | None:

@@ -21,7 +21,7 @@ from kvcatalog import telemetry
 from kvcatalog.blobs import BlobStore, state_of, translated
 from kvcatalog.clock import from_micros
 from kvcatalog.digest import new_hasher
-from kvcatalog.errors import BlobNotFoundError, CatalogError
+from kvcatalog.errors import BlobNotFoundError, CatalogError, UnsafePathError
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.models import BlobCheck, CatalogIdentity, CheckResult, Claim, Root, StoredBlob, Verification
 from kvcatalog.uris import file_path
@@ -92,7 +92,11 @@ class Places:
         self._linked: OrderedDict[_FileState, str] = OrderedDict()
 
     def examine(self, uri: str, *, reads: bool, tick: Tick | None = None) -> Examination:
-        """Look at a place, and read what lies there if `reads`; whatever stands in the way makes it unreachable."""
+        """Look at a place, and read what lies there if `reads`; whatever stands in the way makes it unreachable.
+
+        Below a root, a link, a folder or a device in the place of a blob is none of ours: nothing is read through it,
+        and the blob is missing. Outside the roots links are followed.
+        """
         try:
             root, path = self._root_of(uri)
             if root is None:
@@ -100,7 +104,11 @@ class Places:
             refusal = self._refusal(root)
             if refusal is not None:
                 return Examination("unreachable", refusal)
-            found = self._examined(self._store(root), path, reads=reads, tick=tick)
+            try:
+                found = self._examined(self._store(root), path, reads=reads, tick=tick)
+            except UnsafePathError as error:
+                # Where the root is there and ours, no mount that is gone explains it: the blob is not in its place.
+                found = Examination("missing", f"something else is in its place: {error}")
             if found.state == "missing":
                 refusal = self._refusal(root, anew=True)
             return found if refusal is None else Examination("unreachable", refusal)
@@ -197,7 +205,7 @@ class Places:
             with translated(path), open(path, "rb", buffering=0, opener=_opened) as stream:
                 status = os.fstat(stream.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    return Examination("unreachable", f"{path} is no regular file")
+                    return Examination("missing", f"something else is in its place: {path} is no regular file")
                 return self._read(stream, tick) if reads else Examination("there", None, status.st_size)
         except (FileNotFoundError, NotADirectoryError):
             if _holds_something(os.path.dirname(path)):

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from kvcatalog import clock, telemetry, uris
+from kvcatalog import clock, telemetry, uris, values
 from kvcatalog.blobs import BlobStat, BlobStore
 from kvcatalog.errors import UnsafePathError
 from kvcatalog.fs_layout import FileBlobStore
@@ -60,8 +60,11 @@ def find_orphans(root_dir: str | os.PathLike[str], referenced_paths: Iterable[st
 def retention_filter(
     records: Iterable[DocumentRecord], days: float, *, now: datetime | None = None
 ) -> list[DocumentRecord]:
-    """Return the records that were made more than some days before `now`; none where `days` is 0, which is for ever."""
-    if days <= 0:
+    """Return the records that were made more than some days before `now`; none where `days` is 0, which is for ever.
+
+    InvalidValueError for a number of days that is none.
+    """
+    if not values.days("days", days):
         return []
     before = (now or clock.from_micros(clock.now_micros())) - timedelta(days=days)
     return [record for record in records if record.created_at < before]
@@ -80,8 +83,9 @@ def plan_garbage(
     A blob is an orphan where no record, variant, conflict or link refers to it and no hold names its place. It stays
     while it is younger than `orphan_ttl_days` at `now` (microseconds): since it was last changed, lost its last
     reference, or came back from the trash, or since its root was adopted. Files that are none of ours or that a process
-    writes to are left out.
+    writes to are left out. InvalidValueError for a number of days that is none.
     """
+    values.days("orphan_ttl_days", orphan_ttl_days)
     search = _Search(catalog, roots.aliases(), before=now - round(orphan_ttl_days * _DAY_MICROS), progress=progress)
     items = (item for store in roots.stores for item in search.orphans(store))
     with telemetry.span("kvcatalog.gc.plan"):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec import structs
+
+from kvcatalog import uris
 from kvcatalog.clock import from_micros
-from kvcatalog.filters import Filter, parse_filter
+from kvcatalog.filters import Condition, Filter, parse_filter
 from kvcatalog.models import DocumentRecord, Hold
 
 _NEVER = from_micros(0)
@@ -34,3 +37,27 @@ class Holds:
             return []
         nobody = DocumentRecord(0, "", "", "", None, 0, None, storage_uri, _NEVER, _NEVER, None)
         return [hold for hold, conditions in self._places if Filter(conditions).matches(nobody)]
+
+
+def named_places(where: Filter) -> list[str]:
+    """Return the storage URIs that a filter names in full, as a hold that keeps blobs without a record does."""
+    return [
+        str(condition.value)
+        for condition in where.conditions
+        if condition.field == "uri" and condition.operator == "=" and not condition.prefix
+    ]
+
+
+def with_places(where: Filter) -> Filter:
+    """Return a filter in which paths of files that stand for storage URIs are these: `uri=data/docs/a.pdf`."""
+    return Filter(tuple(map(_with_place, where.conditions)))
+
+
+def _with_place(condition: Condition) -> Condition:
+    path = condition.value
+    if condition.field != "uri" or not isinstance(path, str) or uris.has_scheme(path):
+        return condition
+    if condition.prefix and "/" not in path:
+        return condition  # it may be the beginning of a scheme
+    uri = uris.file_uri(path)
+    return structs.replace(condition, value=f"{uri}/" if path.endswith("/") and not uri.endswith("/") else uri)

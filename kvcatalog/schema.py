@@ -21,10 +21,8 @@ from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.table import Index, Table
 from kvcatalog.values import media_type
 
-# What each version of the format brought.
-# 1: the first.
-# 2: journal_by_storage_uri; conflicts at content-addressed places stand in conflicts_by_storage_uri too.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
+"""What stands below must not change within a version; a store of each is kept with the tests (`tools/freeze.py`)."""
 
 ID_BYTES = 8
 ARTIFACT_BYTES_MAX = 400
@@ -70,7 +68,7 @@ HOLDS = Table("holds")  # hold id -> filter and reason; what must stay
 JOURNAL = Table("journal")  # sequence -> what was done to something stored, by which command and why
 JOURNAL_BY_DOCUMENT = Table("journal_by_document", sets=True)  # document id -> sequences
 JOURNAL_BY_STORAGE_URI = Table("journal_by_storage_uri", sets=True)  # hash of a URI that an entry names -> sequences
-META = Table("meta")  # name -> format version, identity of the catalog, generations
+META = Table("meta")  # name -> format version, identity of the catalog and of its file, version of the roots
 
 TABLES = tuple(value for value in list(globals().values()) if isinstance(value, Table))
 
@@ -242,6 +240,7 @@ NUMBER_CODEC = Codec(int, "number")
 
 FORMAT_KEY = b"format version"
 IDENTITY_KEY = b"identity"
+BIRTH_KEY = b"birth of the file"
 ROOTS_VERSION_KEY = b"roots version"
 
 

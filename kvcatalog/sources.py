@@ -43,7 +43,7 @@ def local_file(source: Source, store: BlobStore, catalog: CatalogStore | None, *
     try:
         file = LocalFile.open(path)
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path}: there is no such file") from error
+        raise NotFoundError(f"{path}: there is no such file").advising("Check the path.") from error
     except (OSError, ValueError) as error:
         raise InvalidValueError("source", f"{path!r} cannot be read: {error}") from error
     with file:

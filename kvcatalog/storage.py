@@ -133,7 +133,8 @@ def _find_some(known: Root, store: BlobStore, catalog: CatalogStore) -> None:
     start = len(known.uri)
     paths = [store.path_of(store.uri + record.storage_uri[start:]) for record in records]
     if paths and not any(path is not None and store.stat(path) is not None for path in paths):
-        raise RootUnreachableError(f"{store.uri}: none of {len(paths)} blobs that were looked for is there")
+        error = RootUnreachableError(f"{store.uri}: none of {len(paths)} blobs that were looked for is there")
+        raise error.advising("Check the path, and that it is mounted; `roots adopt --force` adopts it all the same.")
 
 
 def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> RootState:
@@ -177,10 +178,19 @@ def check_root(root: Root, store: BlobStore, catalog: CatalogStore) -> None:
     if marker.catalog != catalog.identity.uuid:
         raise RootOwnershipError(f"{root.uri} belongs to another catalog, {marker.catalog}")
     if marker.generation != catalog.identity.generation:
-        raise RootOwnershipError(
-            f"{root.uri} belongs to generation {marker.generation} of this catalog, which is of"
-            f" {catalog.identity.generation}"
-        )
+        raise _other_generation(root.uri, marker, catalog)
+
+
+def _other_generation(uri: str, marker: Marker, catalog: CatalogStore) -> RootOwnershipError:
+    """Return the error for a root that is of this catalog as it was before, or as it is elsewhere."""
+    error = RootOwnershipError(
+        f"{uri} belongs to generation {marker.generation} of this catalog, which is of {catalog.identity.generation}:"
+        " it was restored from a backup, copied, or moved to another disk"
+    )
+    return error.advising(
+        "If no other copy of the catalog is to go on with this root, take it over with `kvcatalog roots adopt`; else"
+        " work with that one."
+    )
 
 
 def refuse_what_is_kept(path: str, store: BlobStore, catalog: CatalogStore | None) -> None:
@@ -248,9 +258,7 @@ def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> 
     if marker.catalog != identity.uuid:
         raise RootOwnershipError(f"{store.uri} belongs to another catalog, {marker.catalog}")
     if marker.generation != identity.generation:
-        raise RootOwnershipError(
-            f"{store.uri} belongs to generation {marker.generation} of this catalog, which is of {identity.generation}"
-        )
+        raise _other_generation(store.uri, marker, catalog)
     for root in roots:
         if root.uri == store.uri and root.uuid != marker.uuid:
             raise RootOwnershipError(f"{store.uri} holds another root of this catalog than the one it knows there")

@@ -16,6 +16,9 @@ INTEGER_MAX = 2**63 - 1
 ID_MAX = 2**53 - 1
 """Ids stay exact in every language whose numbers are doubles."""
 
+DAYS_MAX = 100_000
+"""So old is nothing."""
+
 _DIGEST_DIGITS = 64
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _DIGEST_PREFIX = re.compile(r"[0-9a-fA-F]{1,64}")
@@ -87,6 +90,13 @@ def record_id(field: str, value: object) -> int:
 def positive(field: str, value: object) -> int:
     """Return a number from 1 to 2^63-1."""
     return _integer(field, value, 1, INTEGER_MAX)
+
+
+def days(field: str, value: float) -> float:
+    """Return a number of days from 0 to DAYS_MAX."""
+    if not 0 <= value <= DAYS_MAX:  # nan compares with nothing
+        raise InvalidValueError(field, f"must be a number of days from 0 to {DAYS_MAX}")
+    return value
 
 
 def choice(field: str, value: object, choices: tuple[str, ...]) -> None:

@@ -16,8 +16,8 @@ from kvcatalog.store.protocol import GC_LEASE, CatalogStore
 from tests.catalog_stores import Place, digest, document, ids, requests
 from tests.parallel import in_processes, in_threads
 
-THREADS = 8
-PROCESSES = 4
+THREADS = 6
+PROCESSES = 3
 
 
 def tried(work: Callable[[], object]) -> type[CatalogError] | None:
@@ -33,7 +33,7 @@ class CatalogRaces:
     """The tests; the fixture `catalog` looks at every derived row in the end."""
 
     def test_processes_that_register_the_same_keys_make_each_once(self, place: Place) -> None:
-        keys = 40
+        keys = 24
         place.open().close()
 
         def in_process(process: int) -> list[tuple[str, int, str]]:
@@ -41,7 +41,7 @@ class CatalogRaces:
             random.Random(process).shuffle(order)
             with place.open() as catalog:
                 if process % 2:
-                    results = list(catalog.register_many(requests(*order), batch_size=15))
+                    results = list(catalog.register_many(requests(*order), batch_size=10))
                 else:
 
                     def in_thread(thread: int) -> list[Registration]:
@@ -116,7 +116,7 @@ class CatalogRaces:
         assert [entry.action for entry in catalog.journal()] == ["delete"]
 
     def test_nothing_hangs_on_a_document_that_went_meanwhile(self, catalog: CatalogStore) -> None:
-        for turn in range(4):
+        for turn in range(3):
             record = catalog.register(**document(turn)).record
 
             def work(number: int, record_id: int = record.id, turn: int = turn) -> object:
@@ -145,7 +145,7 @@ class CatalogRaces:
 
     def test_nothing_refers_to_a_blob_that_was_taken(self, place: Place, catalog: CatalogStore) -> None:
         with place.open() as collector:
-            for turn in range(10):
+            for turn in range(5):
                 uri = f"file:///blob/{turn}"
                 epoch = catalog.blob_epoch()
 
@@ -216,7 +216,7 @@ class CatalogRaces:
         record = catalog.register(**document()).record
 
         def work(number: int) -> None:
-            for turn in range(15):
+            for turn in range(8):
                 if number == 0:
                     content: Any = {"bytes": 1 + turn % 2, "sha256": digest(turn % 2), "storage_uri": "file:///x"}
                     catalog.update(record.id, run_id=f"run-{turn % 3}", **content)

@@ -274,18 +274,18 @@ class CatalogStoreContract:
         assert next(catalog.have([record.artifact_id], kind="url")).records == ()
 
     @pytest.mark.parametrize(
-        ("filters", "sort", "expected"),
+        ("filters", "sort", "numbers"),
         [
             ((), None, [*range(1, 31)]),
             (("artifact=doi:10.1/1*",), None, [1, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]),
             (("resolver=r1",), "created", [28, 25, 22, 19, 16, 13, 10, 7, 4, 1]),
-            (("run=run-0", "bytes>5"), "id", [5, 6, 8, 9, 15, 16, 18, 19, 25, 26, 28, 29]),
+            (("run=run-0", "bytes>5"), "id", [6, 8, 16, 18, 26, 28]),
             (("type=text/x", "created<2025-01-01T00:00:10Z"), "artifact", [22, 23, 25, 26, 28, 29]),
             ((f"sha256={digest(3)}",), "id", [3, 13, 23]),
         ],
     )
     def test_a_search_is_the_same_in_pages_of_any_size_and_backwards(
-        self, catalog: CatalogStore, filters: tuple[str, ...], sort: Any, expected: list[int]
+        self, catalog: CatalogStore, filters: tuple[str, ...], sort: Any, numbers: list[int]
     ) -> None:
         list(
             catalog.register_many(
@@ -293,7 +293,7 @@ class CatalogStoreContract:
                     **document(
                         number,
                         resolver=f"r{number % 3}",
-                        run_id=f"run-{number % 2 if number % 3 else 1}" if number % 10 < 5 else "run-0",
+                        run_id=f"run-{number % 2}",
                         content_type="text/x" if number % 3 != 0 and number > 20 else None,
                         created_at=MOMENT + timedelta(seconds=30 - number),
                     )
@@ -302,11 +302,18 @@ class CatalogStoreContract:
             )
         )
         where = parse_filter(filters)
-        if filters[:1] == ("run=run-0",):
-            expected = [record.id for record in catalog.iter_records() if record.run_id == "run-0" and record.bytes > 5]
+        keys: dict[str | None, Callable[[DocumentRecord], Any]] = {
+            "artifact": lambda record: record.artifact_id.encode(),
+            "created": lambda record: record.created_at,
+            "id": lambda record: record.id,
+        }
+        named = {f"doi:10.1/{number}" for number in numbers}
+        wanted = [record for record in catalog.iter_records() if record.artifact_id in named]
+        assert len(wanted) == len(numbers)
+        expected = ids(sorted(wanted, key=keys[sort or ("artifact" if "artifact=" in "".join(filters) else "id")]))
         whole = catalog.search(where, sort=sort, limit=100)
         assert (ids(whole.records), whole.next) == (expected, None)
-        assert sorted(ids(catalog.iter_records(where))) == sorted(expected)
+        assert ids(catalog.iter_records(where)) == sorted(expected)
         for reverse in (False, True):
             found: list[int] = []
             after = None
@@ -360,20 +367,20 @@ class CatalogStoreContract:
 
     def test_a_document_with_very_much_on_it_goes_as_a_whole(self, catalog: CatalogStore) -> None:
         record = catalog.register(**document()).record
-        list(catalog.record_sightings(SightingRequest(record.id, f"run-x{number}") for number in range(150)))
-        for number in range(20):
+        list(catalog.record_sightings(SightingRequest(record.id, f"run-x{number}") for number in range(70)))
+        for number in range(8):
             catalog.register(**document(bytes=9, sha256=digest(100 + number), storage_uri=f"file:///c/{number}"))
         list(
             catalog.register_variants(
                 VariantRegistrationRequest(
                     document_id=record.id, variant=f"v{n}", storage_uri=f"file:///v/{n}", bytes=n
                 )
-                for n in range(60)
+                for n in range(30)
             )
         )
         assert (len(list(catalog.get_sightings(document_id=record.id))), len(catalog.get_variants(record.id))) == (
-            150,
-            60,
+            70,
+            30,
         )
         catalog.delete(record.id)
         stats = catalog.stats()
@@ -481,7 +488,7 @@ class CatalogStoreContract:
         assert [each.storage_uri for each in catalog.get_links(one.id)] == ["file:///store/link"]
         asked = [cas, "file:///store/link", "s3://b/%41 x", "file:///store/none", f"{cas}x"]
         assert catalog.referenced(asked) == set(asked[:3])
-        many = [f"file:///store/{number}" for number in range(3000)]
+        many = [f"file:///store/{number}" for number in range(1, 200)]
         assert catalog.referenced([*many, cas]) == {cas}
         assert "s3://b/%41 x" in set(catalog.irregular_uris())
 
@@ -522,7 +529,7 @@ class CatalogStoreContract:
         catalog.settle_condemned(["file:///doomed"])
 
     def test_many_rows_follow_their_blobs(self, catalog: CatalogStore) -> None:
-        numbers = range(120)
+        numbers = range(60)
         records = [result.record for result in catalog.register_many(requests(*numbers))]
         epoch = catalog.blob_epoch()
         wanted = [
@@ -537,7 +544,7 @@ class CatalogStoreContract:
             )
             for record in records
         ]
-        assert catalog.relocate(wanted) == ["moved"] * 120
+        assert catalog.relocate(wanted) == ["moved"] * 60
         assert {record.storage_uri for record in catalog.iter_records()} == {f"s3://new/{each.id}" for each in records}
 
     def test_nothing_refers_to_what_is_being_taken_away(self, catalog: CatalogStore) -> None:
@@ -590,13 +597,13 @@ class CatalogStoreContract:
         assert catalog.register(**document(1, blob_epoch=catalog.blob_epoch())).outcome == "registered"
 
     def test_very_many_are_condemned_and_settled(self, catalog: CatalogStore) -> None:
-        places = [f"file:///store/{number}" for number in range(250)]
+        places = [f"file:///store/{number}" for number in range(120)]
         with catalog.lease(GC_LEASE):
             catalog.condemn(places, plan="p")
-            assert len(catalog.condemned()) == 250
+            assert len(catalog.condemned()) == 120
             catalog.settle_condemned(places, [BlobMove("trash", place, f"{place}.t", 1, None) for place in places])
         assert catalog.condemned() == []
-        assert len(list(catalog.journal())) == 250
+        assert len(list(catalog.journal())) == 120
 
     def test_a_lease_has_one_holder(self, place: Place, catalog: CatalogStore) -> None:
         with place.open() as other:
@@ -740,7 +747,7 @@ class CatalogStoreContract:
         assert [entry.action for entry in catalog.journal()] == ["root", "root", "adopt"]
 
     def test_a_snapshot_holds_what_was_there(self, catalog: CatalogStore) -> None:
-        fill(catalog, 30)
+        fill(catalog, 20)
         with catalog.snapshot() as snapshot:
             documents = [row for rows in snapshot.documents() for row in rows]
             assert [row[0] for row in documents] == ids(catalog.iter_records())
@@ -777,7 +784,7 @@ class CatalogStoreContract:
         from kvcatalog.copying import compare_catalogs, copy_catalog
 
         with place.open("source") as source:
-            fill(source, 60)
+            fill(source, 20)
             assert copy_catalog(source, catalog, batch_size=25).is_same
             assert said(catalog) == said(source)
             list(source.register_many(requests(901)))

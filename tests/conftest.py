@@ -14,7 +14,7 @@ from kvcatalog.kv import engine
 from kvcatalog.kv.environment import Environment
 from tests.support import close_all, made
 
-pytest_plugins = ("tests.servers",)
+pytest_plugins = ("tests.servers", "tests.buckets")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A run in the background is born so, and so would be the programs that tests interrupt.

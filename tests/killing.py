@@ -16,14 +16,15 @@ WRITES = ("write", "pwrite")
 STEPS = (*WRITES, "link", "rename", "unlink", "mkdir", "rmdir", "fsync", "fchmod", "fchown", "truncate", "ftruncate")
 
 Meet = Callable[[str, Callable[[], object]], object]
+Watch = Callable[[Meet], None]
 
 
-def steps_of(work: Callable[[], object]) -> list[str]:
+def steps_of(work: Callable[[], object], watch: Watch | None = None) -> list[str]:
     """Return the names of the steps of some work, which is done in a forked process."""
 
     def watched() -> list[str]:
         names: list[str] = []
-        _watch_all(lambda name, _: names.append(name))
+        (watch or watch_all)(lambda name, _: names.append(name))
         work()
         return list(names)
 
@@ -31,18 +32,18 @@ def steps_of(work: Callable[[], object]) -> list[str]:
     return steps
 
 
-def deaths(work: Callable[[], object], again: Callable[[], object]) -> Iterator[str]:
+def deaths(work: Callable[[], object], again: Callable[[], object], watch: Watch | None = None) -> Iterator[str]:
     """Kill the work at every step, and yield each time how far it came; `again` sets up what is there before it."""
     again()
-    steps = steps_of(work)
+    steps = steps_of(work, watch)
     for step, name in enumerate([*steps, "end"]):
         for halfway in (False, True) if name in WRITES else (False,):
             again()
-            _die_at(work, step, halfway=halfway)
+            _die_at(work, step, watch or watch_all, halfway=halfway)
             yield f"{'in' if halfway else 'before'} step {step} of {len(steps)}, {name}"
 
 
-def _die_at(work: Callable[[], object], step: int, *, halfway: bool) -> None:
+def _die_at(work: Callable[[], object], step: int, watch: Watch, *, halfway: bool) -> None:
     met = 0
 
     def meet(_name: str, half: Callable[[], object]) -> None:
@@ -59,7 +60,7 @@ def _die_at(work: Callable[[], object], step: int, *, halfway: bool) -> None:
     if not process:
         signal.alarm(HANG_SECONDS)
         try:
-            _watch_all(meet)
+            watch(meet)
             work()
             os.kill(os.getpid(), signal.SIGKILL)
         finally:
@@ -67,10 +68,26 @@ def _die_at(work: Callable[[], object], step: int, *, halfway: bool) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
 
 
-def _watch_all(meet: Meet) -> None:
+def watch_all(meet: Meet) -> None:
+    """Meet each step that changes something on disk, in this process."""
     for name in STEPS:
         _watch(os, name, meet)
     _watch(batches, "rename_exclusively", meet)
+    _watch(WriteTransaction, "_end", meet)
+
+
+def watch_requests(meet: Meet) -> None:
+    """Meet each request that changes something in a bucket, and each commit, in this process."""
+    from botocore.client import BaseClient
+
+    real = BaseClient._make_api_call
+
+    def watched(self: Any, operation: str, parameters: Any) -> Any:
+        if not operation.startswith(("Get", "Head", "List")):
+            meet(operation, lambda: None)
+        return real(self, operation, parameters)
+
+    BaseClient._make_api_call = watched
     _watch(WriteTransaction, "_end", meet)
 
 

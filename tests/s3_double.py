@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -11,13 +12,17 @@ from typing import NamedTuple
 from msgspec import Struct
 
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
+LISTED = "2025-01-01T00:00:00.000Z"
 COPIED = b'<CopyObjectResult><ETag>"0"</ETag></CopyObjectResult>'
 
 
 class Request(NamedTuple):
+    """`query` is that of a listing."""
+
     method: str
     key: str
     conditional: bool
+    query: str = ""
 
 
 class Answer(Struct):
@@ -51,18 +56,33 @@ class Double:
             kept = {name: value for name, value in headers.items() if name.startswith("x-amz-meta-")}
             source = headers.get("x-amz-copy-source")
             if source is not None:
-                body = self.objects[source.partition("/")[2]][1]
+                body = self.objects[urllib.parse.unquote(source).lstrip("/").partition("/")[2]][1]
             self.objects[request.key] = (kept, body)
             return Answer(200, headers={"ETag": '"0"'}, body=COPIED if source is not None else b"")
         if request.method == "DELETE":
             self.objects.pop(request.key, None)
             return Answer(204)
         if not request.key:
-            return Answer(200)
+            return Answer(200, body=b"" if request.method == "HEAD" else self.listed(request.query))
         if request.key not in self.objects:
             return Answer(404, code="NoSuchKey")
         kept, body = self.objects[request.key]
         return Answer(200, headers={**kept, "Last-Modified": DATE, "ETag": '"0"'}, body=body)
+
+    def listed(self, query: str) -> bytes:
+        """Return the page of a listing, which has all there is."""
+        wanted = dict(urllib.parse.parse_qsl(query))
+        prefix, delimiter = wanted.get("prefix", ""), wanted.get("delimiter")
+        folders, entries = set(), ""
+        for key, (_, body) in sorted(self.objects.items()):
+            inside = key[len(prefix) :]
+            if key.startswith(prefix) and delimiter and delimiter in inside:
+                folders.add(prefix + inside.partition(delimiter)[0] + delimiter)
+            elif key.startswith(prefix):
+                entries += f"<Contents><Key>{key}</Key><Size>{len(body)}</Size><LastModified>{LISTED}</LastModified>"
+                entries += "</Contents>"
+        entries += "".join(f"<CommonPrefixes><Prefix>{each}</Prefix></CommonPrefixes>" for each in sorted(folders))
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
 
 
 @contextmanager
@@ -76,8 +96,10 @@ def serving() -> Iterator[Double]:
         def handle_any(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(int(headers.get("content-length", 0)))
-            key = self.path.partition("?")[0].lstrip("/").partition("/")[2]
-            answer = double.answer(Request(self.command, key, "if-none-match" in headers), headers, body)
+            path, _, query = self.path.partition("?")
+            key = urllib.parse.unquote(path).lstrip("/").partition("/")[2]
+            request = Request(self.command, key, "if-none-match" in headers, "" if key else query)
+            answer = double.answer(request, headers, body)
             content = answer.body
             if answer.code and self.command != "HEAD":
                 content = f"<Error><Code>{answer.code}</Code><Message>As told</Message></Error>".encode()

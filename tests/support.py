@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import pickle
 import signal
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -48,6 +50,38 @@ def put_rows(environment: Environment, rows: Iterable[tuple[bytes, bytes]], tabl
 def all_rows(environment: Environment, table: Table = ROWS) -> list[tuple[bytes, bytes]]:
     with environment.read() as transaction:
         return list(transaction.items(table))
+
+
+def last_transaction(environment: Environment) -> int:
+    """Return the number of the last commit of any process."""
+    with environment.read() as transaction:
+        return transaction._raw.id()
+
+
+def interrupted_at(step: int, work: Callable[[], object]) -> bool:
+    """Do some work with an interruption before a line of the modules that write; tell whether it came so far."""
+    left = [step]
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if "kvcatalog/kv/" not in frame.f_code.co_filename:
+            return None
+        # The end of a `with` block is one step of the interpreter, to which no signal comes.
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and not line.strip().startswith("with "):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(previous)
+    return False
 
 
 def findings(folder: Path) -> list[str]:

@@ -31,6 +31,7 @@ from tests.invariants import assert_consistent
 
 ROOT = "file:///store"
 CAS = f"{ROOT}/cas/sha256/ab/{'ab' * 31}"
+PAGE = 4096
 TABLES = tuple(table for table, _ in DERIVED.values())
 
 
@@ -306,6 +307,27 @@ def test_a_damaged_or_cut_file_is_a_finding_and_kills_nobody(path: Path) -> None
     assert "file" in told
     file.write_bytes(whole)
     assert list(examine(path)) == []
+
+
+def test_an_outdated_page_in_the_place_of_the_right_one_is_told(path: Path) -> None:
+    with open_catalog(path) as catalog:
+        for content_type in ("text/x-old", "text/x-new"):
+            catalog.update(3, content_type=content_type)
+    file = path / preflight.DATA_FILE
+    whole = file.read_bytes()
+    pages = [whole[start : start + PAGE] for start in range(0, len(whole), PAGE)]
+    url = b"https://example.org/2"  # no journal entry has it
+    (right,) = (number for number, page in enumerate(pages) if url in page and b"text/x-new" in page)
+    outdated = next(number for number, page in enumerate(pages) if url in page and b"text/x-old" in page)
+    pages[right], pages[outdated] = pages[outdated], pages[right]
+    file.write_bytes(b"".join(pages))
+    with open_catalog(path, read_only=True) as catalog:
+        record = catalog.get_by_id(3)
+        assert record is not None
+        assert record.content_type == "text/x-old"  # the engine does not notice
+    assert [(each.kind, each.table, each.message) for each in examine(path)] == [
+        ("file", "documents", f"where page {right} belongs lies page {outdated}")
+    ]
 
 
 def test_an_examination_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

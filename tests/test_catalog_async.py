@@ -12,7 +12,7 @@ import pytest
 
 from kvcatalog import CatalogClosedError, InvalidValueError, LmdbCatalog, NotFoundError, Registration, open_catalog
 from kvcatalog.errors import BlobCondemnedError
-from kvcatalog.kv import writer
+from kvcatalog.kv import attending, writer
 from kvcatalog.models import RegistrationFields
 from kvcatalog.schema import CondemnedRow
 from kvcatalog.store import upkeep
@@ -102,15 +102,19 @@ for number in range(3000):
 
 def test_no_thread_stays_behind(catalog: LmdbCatalog) -> None:
     ended(catalog.register_async(**fields(1)))
+    called = threading.Event()
+    catalog.register_async(**fields(1)).add_done_callback(lambda _: called.set())
+    assert called.wait(HANG_SECONDS)
+    ours = {"kvcatalog writer", "kvcatalog callbacks"}
     for thread in threading.enumerate():
-        if thread.name == "kvcatalog writer":
+        if thread.name in ours:
             thread.join(HANG_SECONDS)
-    assert "kvcatalog writer" not in {thread.name for thread in threading.enumerate()}
+    assert not ours & {thread.name for thread in threading.enumerate()}
     assert ended(catalog.register_async(**fields(2))).outcome == "registered"
 
 
 def test_no_wake_up_is_lost_while_threads_come_and_go(catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "LINGER_SECONDS", 0.0002)
+    monkeypatch.setattr(attending, "LINGER_SECONDS", 0.0002)
 
     def work(base: int) -> None:
         for number in range(150):
@@ -187,6 +191,41 @@ def test_what_hangs_on_a_future_may_use_the_catalog(catalog: LmdbCatalog) -> Non
     assert later == [True, "registered", "registered"]
 
 
+def test_what_hangs_on_a_future_may_wait_for_another_one(catalog: LmdbCatalog) -> None:
+    outcomes: list[str] = []
+    ready = threading.Event()
+
+    def chained(future: Future[Registration]) -> None:
+        outcomes.append(future.result().outcome)
+        outcomes.append(ended(behind).outcome)  # of the same batch
+        outcomes.append(ended(catalog.register_async(**fields(3))).outcome)
+        ready.set()
+
+    with catalog._writer._door:
+        first = catalog.register_async(**fields(1))
+        first.add_done_callback(chained)
+        behind = catalog.register_async(**fields(2))
+    assert ready.wait(HANG_SECONDS)
+    assert outcomes == ["registered"] * 3
+
+
+def test_what_hangs_on_a_future_may_wait_for_a_thread_that_waits_for_another_one(catalog: LmdbCatalog) -> None:
+    lock, ready = threading.Lock(), threading.Event()
+
+    def locks(_: Future[Registration]) -> None:
+        with lock:
+            ready.set()
+
+    with catalog._writer._door:
+        first = catalog.register_async(**fields(1))
+        first.add_done_callback(locks)
+    with lock:
+        ended(first)
+        assert ended(catalog.register_async(**fields(2))).outcome == "registered"
+        assert not ready.is_set()
+    assert ready.wait(HANG_SECONDS)
+
+
 def test_what_takes_its_time_on_a_future_stops_no_writer(catalog: LmdbCatalog) -> None:
     entered, leave = threading.Event(), threading.Event()
 
@@ -223,7 +262,7 @@ def test_a_caller_that_leads_is_not_made_to_run_what_hangs_on_the_futures_of_oth
     for future in futures:
         ended(future)
     catalog.close()
-    assert set(names) <= {"kvcatalog writer", "MainThread"}
+    assert set(names) <= {"kvcatalog callbacks", "MainThread"}
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, ZeroDivisionError])

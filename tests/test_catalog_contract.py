@@ -26,8 +26,8 @@ class Folders:
         self._folder = folder
 
     def open(self, name: str = "catalog", **settings: Any) -> CatalogStore:
-        catalog: LmdbCatalog = open_catalog(self._folder / name, **settings)
-        return catalog
+        opened: CatalogStore = open_catalog(self._folder / name, **settings)
+        return opened
 
     def lose(self, catalog: CatalogStore, table: str, document_id: int) -> None:
         assert isinstance(catalog, LmdbCatalog)

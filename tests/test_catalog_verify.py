@@ -348,15 +348,19 @@ class TestNothingIsSaidToBeLost:
         shutil.rmtree(tmp_path / "mount")
         assert {each.result for each in verify_blobs(catalog)} == {"unreachable"}
 
-    def test_what_cannot_be_read_is_unreachable(self, disk: Store) -> None:
+    def test_where_something_else_is_in_its_place_a_blob_is_missing_and_nothing_is_read(self, disk: Store) -> None:
         record = disk.add(b"a", "a")
         path = Path(file_path(record.storage_uri) or "")
         path.unlink()
         path.symlink_to("/etc/passwd")
-        assert disk.one(record, quarantine=True).result == "unreachable"
+        found = disk.one(record, quarantine=True)
+        assert (found.result, found.bytes_read, found.sha256) == ("missing", 0, None)
+        assert path.is_symlink()
         path.unlink()
         path.mkdir()
-        assert disk.one(record, quarantine=True).result == "unreachable"
+        assert disk.one(record, quarantine=True).result == "missing"
+        (Path(disk.config.root_dir) / ".kvcatalog" / "root.json").unlink()
+        assert disk.one(record).result == "unreachable"
 
     @pytest.mark.parametrize("options", [{}, {"stat_only": True}, {"sample": 0.5}])
     def test_nothing_below_the_root_changes(self, disk: Store, options: dict[str, Any]) -> None:

@@ -338,6 +338,7 @@ class TestFetch:
     def test_a_dry_run_fetches_and_writes_nothing(self, cli: Cli, web: Web, tmp_path: Path) -> None:
         ran = cli("--json", "fetch", f"{web.url}/ok/1", "--dry-run")
         assert (ran.status, [row["reason"] for row in ran.rows]) == (ExitStatus.DONE, ["dry-run"])
+        assert ran.err == "1 would be fetched, 0 passed over, 0 refused\n"
         assert list(tmp_path.iterdir()) == []
         assert not web.requests
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -267,13 +268,26 @@ class TestHave:
             ("x" * 5000, "file", []),
         ]
 
-    @pytest.mark.parametrize(("kind", "bad"), [("digest", "a1b2"), ("any", "a\0b"), ("file", "a\0b"), ("url", "a\0")])
+    @pytest.mark.parametrize(
+        ("kind", "bad"), [("any", b"a\0b"), ("file", b"a\0b"), ("url", b"a\0"), ("any", b"\xff\xfe")]
+    )
+    def test_what_nothing_that_is_stored_can_be_is_not_there(
+        self, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, kind: str, bad: bytes
+    ) -> None:
+        lines = b"\n".join((b"", b"  ", bad, A.encode() if kind != "file" else b"none", b""))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+        ran = cli("--json", "have", "--kind", kind, "-")
+        assert ran.status == ExitStatus.FINDINGS
+        assert [row["held"] for row in ran.json] == [False, kind == "any"]
+        assert ran.err == ""
+
+    @pytest.mark.parametrize(("kind", "bad"), [("digest", "a1b2"), ("any", ""), ("url", "")])
     def test_an_item_that_cannot_be_asked_is_named_by_number(
         self, cli: Callable[..., Ran], kind: str, bad: str
     ) -> None:
         ran = cli("have", "--kind", kind, A, bad)
         assert ran.status == ExitStatus.USAGE
-        assert "item 2: " in ran.err
+        assert "item 2" in ran.err
 
     def test_a_line_is_bounded_and_a_byte_order_mark_is_no_part_of_it(self, path: Path) -> None:
         options = ("--catalog", str(path), "--format", "ids", "have", "-")

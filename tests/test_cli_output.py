@@ -5,6 +5,7 @@ import io
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from kvcatalog.cli.output import FORMATS, Format, Output
 from kvcatalog.cli.text import size_text, visible
+from kvcatalog.errors import InvalidValueError
 
 hostile = st.text() | st.text(
     st.sampled_from("\x00\x07\t\n\r\x1b\x7f\x85\x9b\u200e\u200f\u202a\u202e\u2066\u2069\u2028\ud800\udcff[31m,\"'=| ")
@@ -69,12 +71,23 @@ def test_no_control_or_bidirectional_character_reaches_a_terminal(
 def test_visible_text_is_one_line_and_leaves_harmless_text_alone(text: str) -> None:
     assert obeyed(visible(text)) == set()
     assert "\n" not in visible(text)
-    if not obeyed(text) and not set(text) & set("\n\r\u061c\u2028\u2029"):
+    if not any(unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") for each in text):
         assert visible(text) == text
 
 
 def test_what_is_hidden_is_written_out() -> None:
     assert visible("a\x1b[31m\u202eb\udcff\x9b") == "a\\x1b[31m\\u202eb\\udcff\\x9b"
+
+
+@pytest.mark.parametrize("hidden", "\ufeff\xad\u200b\u2060\u2064\u180e\ufff9\U000e0041")
+def test_what_nobody_would_see_is_written_out(hidden: str) -> None:
+    assert visible(f"a{hidden}b") in {f"a\\x{ord(hidden):02x}b", f"a\\u{ord(hidden):04x}b", f"a\\U{ord(hidden):08x}b"}
+    assert hidden not in written("table", [{"id": hidden}], terminal=True)
+
+
+def test_letters_that_are_joined_stay_joined() -> None:
+    for text in ("\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f468\u200d\U0001f469"):
+        assert visible(text) == text
 
 
 @given(rows_of(hostile))
@@ -129,6 +142,51 @@ def test_long_values_are_folded_on_a_terminal_and_never_cut() -> None:
     text = written("table", [{"id": 1, "url": url}], terminal=True)
     assert re.sub(r"[^x]", "", without_styles(text).partition("org")[2]) == "x" * 500
     assert url in written("table", [{"id": 1, "url": url}])
+
+
+def test_where_a_terminal_is_too_narrow_for_columns_each_row_stands_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any]] = [{f"column {number}": number * 10**6 for number in range(8)}] * 2
+    monkeypatch.setenv("COLUMNS", "100")
+    assert len(written("table", rows, terminal=True).splitlines()) == 3
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = written("table", rows, terminal=True).splitlines()
+    assert lines == [*(f"column {number}  {number * 10**6}" for number in range(8)), ""] * 2
+
+
+def test_a_long_value_makes_its_own_row_long_and_no_other() -> None:
+    rows = [
+        {"id": 1, "url": "x" * 500, "run": "a"},
+        {"id": 2, "url": "y", "run": "b"},
+        {"id": 3, "url": "zz", "run": "c"},
+    ]
+    assert written("table", rows).splitlines() == [
+        "id  url  run",
+        f" 1  {'x' * 500}  a",
+        " 2  y    b",
+        " 3  zz   c",
+    ]
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_an_error_in_place_of_all_rows_is_no_empty_result(output_format: Format) -> None:
+    def failing(count: int) -> Iterator[dict[str, Any]]:
+        yield from ({"id": number} for number in range(count))
+        raise InvalidValueError("id", "no")
+
+    stream = io.StringIO()
+    with pytest.raises(InvalidValueError):
+        Output(output_format, stream).rows(failing(0), ["id"])
+    assert stream.getvalue() == ""
+    with pytest.raises(InvalidValueError):
+        Output(output_format, stream).rows(failing(2), ["id"])
+    assert stream.getvalue() == written(output_format, [{"id": 0}, {"id": 1}])
+
+
+def test_ids_that_there_are_not_are_refused_before_anything_is_done() -> None:
+    waiting = iter([{"id": 1}])
+    with pytest.raises(click.UsageError, match="no identifiers"):
+        Output("ids", io.StringIO()).rows(waiting, ["id"], identity=None)
+    assert list(waiting) == [{"id": 1}]
 
 
 def test_details_stand_one_to_a_line_with_lists_below() -> None:

@@ -41,6 +41,19 @@ def test_an_export_reports_in_the_format_of_the_group(capsys: pytest.CaptureFixt
         assert rows_of(Path("file")) == exported(catalog)
 
 
+def test_an_export_reports_in_json_where_that_is_asked_behind_its_name(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["--catalog", "catalog", "export-sql", "-o", "file", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["format"] == "sqlite"
+    assert run(["--catalog", "catalog", "export-sql", "--format", "csv", "--table", "roots", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert captured.out.startswith("id,uri,uuid,cas_prefix")
+    assert json.loads(captured.err)["format"] == "csv"
+    assert run(["--catalog", "catalog", "export-sql", "-o", "file", "--json"]) == 2
+    assert json.loads(capfd.readouterr().err)["error"]["type"] == "OutputExistsError"
+
+
 def test_an_export_goes_to_standard_output_alone(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert run(["--catalog", "catalog", "export-sql", "--format", "csv", "--table", "roots"]) == 0
     captured = capfdbinary.readouterr()

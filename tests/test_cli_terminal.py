@@ -205,6 +205,52 @@ def test_the_tab_key_completes_commands_options_values_and_files(terminal: Termi
     terminal.bash.expect("--by resolver ")
 
 
+def need(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+
+
+def test_fish_completes_with_whole_descriptions(tmp_path: Path) -> None:
+    need("fish")
+    script = "kvcatalog completion fish | source; for line in 'sho' 'gc --a' 'dedup-report --by re' '-c my'\n"
+    (tmp_path / "my.yaml").touch()
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(kvcatalog.__file__).parents[1])
+    said = subprocess.run(
+        ["fish", "-c", script + 'complete -C "kvcatalog $line"\nend'],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=SECONDS,
+    )
+    assert said.stdout.splitlines() == [
+        "show\tShow the records that ITEM names, with...",
+        "--apply\tShow what would go, or take it to the trash.  [default: dry run]",
+        "resolver",
+        "my.yaml",
+    ]
+
+
+def test_zsh_completes(tmp_path: Path) -> None:
+    need("zsh")
+    (tmp_path / ".zshrc").write_text("PROMPT='<%?> '\nautoload -U compinit\ncompinit -u\n")
+    environment: Any = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "xterm"}
+    environment |= {"PYTHONPATH": str(Path(kvcatalog.__file__).parents[1]), "ZDOTDIR": str(tmp_path)}
+    zsh = pexpect.spawn("zsh", ["-i"], cwd=str(tmp_path), env=environment, encoding="utf-8", timeout=SECONDS)
+    zsh.expect("<0> ")
+    zsh.sendline('eval "$(kvcatalog completion zsh)"')
+    zsh.expect("<0> ")
+    zsh.send("kvcatalog comple\t")
+    zsh.expect("completion")
+    zsh.send("fi\t")
+    zsh.expect("fish")
+    zsh.sendline("| head -c 9")
+    zsh.expect("function")
+    zsh.close(force=True)
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_script_for_each_shell_is_one_that_it_reads(shell: str) -> None:
     printed = subprocess.run(
@@ -214,5 +260,5 @@ def test_a_script_for_each_shell_is_one_that_it_reads(shell: str) -> None:
         text=True,
     ).stdout
     assert "_KVCATALOG_COMPLETE" in printed
-    if shutil.which(shell):
-        subprocess.run([shell, "-n"], input=printed, check=True, text=True)
+    need(shell)
+    subprocess.run([shell, "-n"], input=printed, check=True, text=True)

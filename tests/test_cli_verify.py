@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,8 +86,14 @@ class TestVerify:
         tamper("b")
         blob("c").unlink()
         ran = cli("--json", "verify")
-        assert (ran.status, ran.err) == (ExitStatus.FINDINGS, "1 corrupt, 1 missing, 1 ok; 2 B read\n")
+        assert (ran.status, ran.err.splitlines()[0]) == (ExitStatus.FINDINGS, "1 corrupt, 1 missing, 1 ok; 2 B read")
+        assert "kvcatalog reconcile --refetch" in ran.err
         assert [(row["result"], row["document_ids"]) for row in ran.rows] == [("corrupt", [2]), ("missing", [3])]
+        assert [row["advice"] for row in ran.rows] == [
+            f"kvcatalog reconcile id={number} --refetch" for number in (2, 3)
+        ]
+        for row in ran.rows:
+            assert cli(*shlex.split(row["advice"])[1:]).status == ExitStatus.FINDINGS  # that it is lost: nobody has it
         assert [row["result"] for row in cli("--json", "verify", "--all").rows] == ["ok", "corrupt", "missing"]
         assert cli("--format", "ids", "verify").out == "2\n3\n"
         assert cli("-q", "verify").err == ""
@@ -99,6 +107,35 @@ class TestVerify:
         assert (failures["value"], failures["attributes"]) == (1, {})
         seconds = found["contentdownload_verification_seconds"]
         assert (seconds["count"], seconds["unit"], seconds["attributes"]) == (3, "s", {})
+
+    @pytest.mark.parametrize("kind", ["link", "dangling link", "folder", "pipe", "link above"])
+    def test_what_is_in_the_place_of_a_blob_is_not_read(self, cli: Cli, kind: str) -> None:
+        place, elsewhere = blob("b"), Path("b.pdf").absolute()
+        place.unlink()
+        match kind:
+            case "link":
+                place.symlink_to(elsewhere)  # the right bytes, even
+            case "dangling link":
+                place.symlink_to("nowhere")
+            case "folder":
+                place.mkdir()
+            case "pipe":
+                os.mkfifo(place)
+            case _:
+                place.parent.rmdir()
+                Path("aside").mkdir()
+                Path("aside/b.pdf").write_text("b")
+                place.parent.symlink_to(Path("aside").absolute())
+        ran = cli("--json", "verify")
+        assert ran.status == ExitStatus.FINDINGS
+        (row,) = ran.rows
+        assert (row["result"], row["document_ids"], row["bytes_read"]) == ("missing", [2], 0)
+        assert row["detail"].startswith("something else is in its place: ")
+        assert row["advice"] == "kvcatalog reconcile id=2 --refetch"
+        if kind != "link above":
+            assert cli("--json", "where", "2").rows[0]["blob"] == "missing"
+        shutil.rmtree("data/docs/.kvcatalog")
+        assert cli("--json", "verify").rows[0]["result"] == "unreachable"
 
     @pytest.mark.parametrize(
         ("chosen", "ids"),
@@ -217,8 +254,72 @@ def test_times_are_understood(text: str, seconds: float) -> None:
     assert quantities.duration(text).total_seconds() == seconds
 
 
-def test_a_time_beyond_all_times_is_a_long_one() -> None:
-    assert quantities.duration("999999999w").days > 36_000
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("gc", "--orphans", "nan"),
+        ("gc", "--orphans", "inf"),
+        ("gc", "--apply", "--orphans", "-1"),
+        ("gc", "--orphans", "1e300"),
+        ("gc", "empty-trash", "--older-than", "nan"),
+        ("gc", "empty-trash", "--older-than", "-inf"),
+        ("gc", "empty-trash", "--older-than", "100001"),
+        ("retention", "--days", "nan"),
+        ("retention", "--days", "inf"),
+        ("retention", "--free", "9999999999999999999"),
+        ("retention", "--free", "nan"),
+        ("retention", "--free", "-1"),
+        ("verify", "--max-time", "999999999w"),
+        ("verify", "--max-time", "nan"),
+        ("verify", "--max-time", "-1h"),
+        ("verify", "--older-than", "100001d"),
+        ("verify", "--max-bytes", "9" * 19 + "T"),
+        ("verify", "--max-bytes", "inf"),
+        ("verify", "--sample", "nan%"),
+        ("verify", "--sample", "101%"),
+        ("verify", "-j", "0"),
+        ("fetch", "http://127.0.0.1:1/", "--timeout", "nan"),
+        ("fetch", "http://127.0.0.1:1/", "--timeout", "inf"),
+        ("fetch", "http://127.0.0.1:1/", "--timeout", "1e12"),
+        ("fetch", "http://127.0.0.1:1/", "--max-bytes", "1e400"),
+        ("journal", "--prune", "--older-than", "999999999d"),
+        ("journal", "--document", "9" * 30),
+        ("journal", "--since", "9" * 30),
+        ("journal", "--since", "9" * 5000),
+        ("hold", "release", "9" * 30),
+        ("search", "--limit", "nan"),
+        ("search", "bytes>nan"),
+        ("search", f"bytes>{'9' * 30}"),
+        ("search", f"id={'9' * 30}"),
+        ("search", "created>9999999-01-01"),
+        ("dedup-report", "--min-count", "-1"),
+        ("show", "--kind", "id", "9" * 30),
+        ("import-manifest", ""),
+        ("--catalog", "", "stats"),
+        ("--root", "", "gc"),
+        ("backup", ""),
+        ("export-sql", "-o", ""),
+        ("gc", "restore", ""),
+        ("verify", "--run", ""),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:60],
+)
+def test_what_is_empty_or_no_number_or_beyond_all_bounds_is_a_wrong_turn(cli: Cli, arguments: tuple[str, ...]) -> None:
+    ran = cli(*arguments)
+    assert (ran.status, ran.out) == (ExitStatus.USAGE, ""), ran.err
+    assert "Traceback" not in ran.err
+    assert "unexpected" not in ran.err
+
+
+@pytest.mark.parametrize("name", ["retention_days", "orphan_ttl_days"])
+@pytest.mark.parametrize("days", ["-1", "1e300", "nan", "inf", "100001"])
+def test_days_without_bounds_are_refused_in_the_configuration(cli: Cli, name: str, days: str) -> None:
+    Path("c.yaml").write_text(
+        f"catalog: {{{name}: .{days}}}\n" if days in {"nan", "inf"} else f"catalog: {{{name}: {days}}}\n"
+    )
+    ran = cli("-c", "c.yaml", "gc")
+    assert ran.status == ExitStatus.USAGE
+    assert f"catalog.{name}: " in ran.err
 
 
 @pytest.mark.parametrize(

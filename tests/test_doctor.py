@@ -132,6 +132,24 @@ def test_a_bucket_of_a_real_server(
     client.close()
 
 
+def test_a_full_disk_says_nothing_of_what_it_can_do(
+    config: ContentDownloadConfig, catalog: LmdbCatalog, small_disk: Path
+) -> None:
+    root = StorageConfig(root_dir=str(small_disk / "root"))
+    open_storage(root, catalog)
+    (small_disk / "root/.kvcatalog/staging").mkdir(exist_ok=True)
+    with (small_disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+        while True:
+            filler.write(bytes(4096))
+    problems = {
+        each.check: each.advice
+        for each in diagnose(config.model_copy(update={"storage": root}), catalog)
+        if each.state == "problem"
+    }
+    assert problems.keys() == {"free space", "may be written"}
+    assert all("Free some space" in str(advice) for advice in problems.values())
+
+
 @pytest.mark.parametrize("answer", ["ignored", "refused"])
 def test_a_server_without_conditions_is_noted(
     config: ContentDownloadConfig, catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch, answer: str

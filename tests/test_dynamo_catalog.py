@@ -1,4 +1,4 @@
-"""The catalog in a DynamoDB table does what every catalog does."""
+"""The contract of catalogs, on DynamoDB."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_no_record_lacks_its_blob_while_garbage_is_collected(layout: str, more: 
     assert figures["taken"] != "0"
 
 
-@pytest.mark.parametrize("mistake", ["not-condemned", "not-checked-again"])
+@pytest.mark.parametrize("mistake", ["not-condemned", "not-checked-again", "condemned-not-checked"])
 def test_a_mistake_in_collecting_is_seen(mistake: str) -> None:
     status, printed = killed(
         "--seconds", "60", "--contents", "200", mistake=mistake, harness="gc_race"
@@ -126,12 +126,17 @@ def test_nothing_is_lost_by_any_fault(harness: str) -> None:
         ("replay", "file-not-flushed", "cannot be read|other bytes|nothing lies at"),
         ("replay", "folder-not-flushed", "None is there"),
         ("replay", "commit-not-flushed", "is there, and not one of"),
+        ("disks", "folder-not-flushed", "None is there|nothing lies at|cannot be read"),
         ("failing", "error-swallowed", "a flush failed, and nobody heard of it"),
         ("surroundings", "lock-file-not-backed", "-7"),
         ("surroundings", "root-not-checked", "Directory not empty: .*/root"),
         ("damage", "checksum-not-checked", "wrong"),
         ("damage", "file-not-checked", "cut, case .*: died"),
         ("circumstances", "fork-not-noticed", "VIOLATION in fork"),
+        ("model", "conflicts-not-asked", "in collect_garbage|in reconcile"),
+        ("model", "holds-not-asked", "in collect_garbage"),
+        ("model", "trash-not-looked-at", "in empty_trash"),
+        ("model", "generation-kept", "in is_refused"),
     ],
 )
 def test_each_harness_sees_the_mistakes_that_are_its_own(harness: str, mistake: str, finding: str) -> None:

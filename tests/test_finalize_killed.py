@@ -34,6 +34,7 @@ from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
 from tests.support import HANG_SECONDS, forked
 from tools.faults.checking import dangling, staged
+from tools.faults.copies import taken_for_originals
 
 CONTENT = b"the content that is stored " * 400
 OTHER = b"another content " * 400
@@ -220,26 +221,27 @@ def run_until(scenario: Scenario, place: Place, step: int, *, halfway: bool) -> 
 @contextmanager
 def prepared(scenario: Scenario, place: Place) -> Iterator[Callable[[], None]]:
     """Set a scenario up, and yield what sets it up once more, from a copy."""
-    place.folder.mkdir()
-    if scenario.known_root:
-        with place.catalog() as catalog:
-            config = scenario.config(place)
-            storage.open_storage(config, catalog)
-            scenario.prepare(place, catalog, config)
-    else:
-        place.catalog().close()
-    template = place.folder.with_name("template")
-    place.folder.rename(template)
+    with taken_for_originals():
+        place.folder.mkdir()
+        if scenario.known_root:
+            with place.catalog() as catalog:
+                config = scenario.config(place)
+                storage.open_storage(config, catalog)
+                scenario.prepare(place, catalog, config)
+        else:
+            place.catalog().close()
+        template = place.folder.with_name("template")
+        place.folder.rename(template)
 
-    def again() -> None:
-        storage._open.clear()
-        shutil.rmtree(place.folder, ignore_errors=True)
-        shutil.copytree(template, place.folder)
-        if scenario.source != "stream":
-            scenario.source_path(place).write_bytes(CONTENT)
-            scenario.source_path(place).chmod(0o640)
+        def again() -> None:
+            storage._open.clear()
+            shutil.rmtree(place.folder, ignore_errors=True)
+            shutil.copytree(template, place.folder)
+            if scenario.source != "stream":
+                scenario.source_path(place).write_bytes(CONTENT)
+                scenario.source_path(place).chmod(0o640)
 
-    yield again
+        yield again
 
 
 def tree(root: Path) -> dict[str, object]:

@@ -23,6 +23,7 @@ from tests.invariants import assert_consistent
 from tests.support import HANG_SECONDS, forked
 from tests.test_finalize_killed import Steps, die
 from tools.faults.checking import dangling
+from tools.faults.copies import taken_for_originals
 
 Work = Callable[[Place], object]
 
@@ -139,6 +140,7 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvcatalog.removal.trash._CHUNK", 2)
 
 
+@taken_for_originals()
 def kill_everywhere(work: str, layout: str, tmp_path: Path) -> list[str]:
     template, folder = tmp_path / "template", tmp_path / "place"
     prepare(folder, work, layout)

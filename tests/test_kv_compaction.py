@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import lmdb
 import pytest
 
-from kvcatalog.errors import CatalogError, CatalogLockedError, DatabaseDamagedError
+from kvcatalog.errors import CatalogError, CatalogLockedError, DatabaseDamagedError, StorageFullError
 from kvcatalog.kv import compaction, door, engine, preflight
 from kvcatalog.kv.compaction import compact_environment
 from kvcatalog.kv.copying import copy_environment, copy_rows
@@ -23,6 +23,7 @@ from kvcatalog.kv.table import Table
 from tests.killing import deaths, steps_of
 from tests.support import ROWS, SETS, TABLES, all_rows, child, findings, finished, made, put_rows, said, tell
 
+PAGE = 4096
 Rows = dict[Table, list[tuple[bytes, bytes]]]
 
 
@@ -74,6 +75,22 @@ def test_the_same_rows_take_less_room(engine_kind: int, folder: Path) -> None:
     put_rows(environment, [(b"more", b"x")])
     environment.close()
     assert findings(folder) == []
+
+
+def test_a_file_with_pages_out_of_place_is_left_as_it_is(engine_kind: int, folder: Path) -> None:
+    filled(folder)
+    file = folder / preflight.DATA_FILE
+    image = file.read_bytes()
+    pages = [image[start : start + PAGE] for start in range(0, len(image), PAGE)]
+    leaves = [number for number, page in enumerate(pages) if page[:8] == number.to_bytes(8, "little")]
+    one, other = leaves[-1], leaves[-2]
+    pages[one], pages[other] = pages[other], pages[one]
+    damaged = b"".join(pages)
+    file.write_bytes(damaged)
+    with pytest.raises(DatabaseDamagedError, match="belongs lies page"):
+        compact_environment(folder)
+    assert file.read_bytes() == damaged
+    assert sorted(os.listdir(folder)) == [preflight.DATA_FILE, preflight.LOCK_FILE]
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -165,6 +182,11 @@ except lmdb.Error as error:
 """
 
 
+def waits_for_a_lock(process: int) -> bool:
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and str(process) in line.split() for line in lines)
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_stranger_who_waits_for_the_lock_is_turned_away_and_never_gets_the_old_file(
     folder: Path, read_only: bool, monkeypatch: pytest.MonkeyPatch
@@ -174,7 +196,9 @@ def test_a_stranger_who_waits_for_the_lock_is_turned_away_and_never_gets_the_old
 
     def come() -> None:
         strangers.append(child(STRANGER, folder, read_only))
-        time.sleep(0.5)
+        while not waits_for_a_lock(strangers[0].pid):
+            assert strangers[0].poll() is None, finished(strangers[0])
+            time.sleep(0.01)
 
     hook(monkeypatch, come)
     compact_environment(folder)
@@ -222,8 +246,8 @@ def test_a_copy_that_differs_never_takes_the_place(folder: Path, monkeypatch: py
     rows = filled(folder)
     real = copy_rows
 
-    def short(source: engine.StrPath, target: engine.StrPath) -> None:
-        real(source, target)
+    def short(source: engine.StrPath, target: engine.StrPath, progress: Any = None) -> None:
+        real(source, target, progress)
         with lmdb.open(os.fspath(target), max_dbs=9, map_size=1 << 30) as raw, raw.begin(write=True) as transaction:
             transaction.delete(rows[ROWS][0][0], db=raw.open_db(b"rows", transaction))
 
@@ -292,3 +316,32 @@ def test_damage_is_an_error_and_kills_nobody(engine_kind: int, folder: Path) -> 
             assert (folder / preflight.DATA_FILE).read_bytes() == damaged
             assert sorted(os.listdir(folder)) == [preflight.DATA_FILE, preflight.LOCK_FILE]
     assert refused > 8
+
+
+def test_progress_ends_at_all_of_it(folder: Path) -> None:
+    rows = filled(folder)
+    total = sum(map(len, rows.values()))
+    seen: dict[str, list[tuple[int, int]]] = {}
+    compact_environment(folder, progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)))
+    assert list(seen) == ["copy", "check the copy", "compare"]
+    for told in seen.values():
+        assert told[-1] == (total, total)
+        assert told == sorted(told)
+
+
+def test_a_full_disk_is_told_from_damage(small_disk: Path) -> None:
+    folder = small_disk / "environment"
+    environment = made(folder)
+    put_rows(environment, ((b"%d" % number, b"v" * 90) for number in range(900)))
+    rows = rows_of(environment)
+    environment.close()
+    size = (folder / preflight.DATA_FILE).stat().st_size
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
+        for left in range(0, size, 4096):
+            filler.truncate(0)
+            os.posix_fallocate(filler.fileno(), 0, free - left) if free > left else None
+            with pytest.raises(StorageFullError):
+                compact_environment(folder)
+            assert sorted(os.listdir(folder)) == [preflight.DATA_FILE, preflight.LOCK_FILE]
+    assert reopened(folder) == rows

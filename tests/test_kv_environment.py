@@ -94,7 +94,6 @@ def test_the_map_grows_among_threads_that_read_and_write(small: Environment) -> 
         while not done.is_set():
             for key, value in all_rows(small):
                 assert value == value[:8] * 1500, key
-            small.last_transaction()
             small.file_figures()
             small.clear_stale_readers()
 
@@ -316,6 +315,44 @@ def test_stale_readers_are_cleared_on_opening_and_on_demand(environment: Environ
             assert slots(environment) == before - 5
 
 
+def test_slots_of_a_dead_process_that_had_our_id_are_cleared_on_opening(environment: Environment, folder: Path) -> None:
+    """As in a container that is started again beside others: its process has the id that the one before it had."""
+    keeper = child(READERS, folder, 0)
+    assert said(keeper) == "reading"
+    readers = child(READERS, folder, 5)
+    assert said(readers) == "reading"
+    readers.kill()
+    readers.communicate()
+    environment.close()
+    lock_file = folder / "lock.mdb"
+    held = lock_file.read_bytes()
+    theirs, ours = (process.to_bytes(4, "little") for process in (readers.pid, os.getpid()))
+    assert held.count(theirs) == 5
+    with open(lock_file, "r+b") as file:
+        file.write(held.replace(theirs, ours))
+    again = open_environment(folder, TABLES)
+    try:
+        assert slots(again) == 0
+        put_rows(again, [(b"a", b"1")])
+        assert all_rows(again) == [(b"a", b"1")]
+    finally:
+        again.close()
+        keeper.kill()
+        keeper.communicate()
+
+
+def test_an_environment_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    for name in (None, b"theirs"):
+        with lmdb.open(str(tmp_path), max_dbs=4) as theirs, theirs.begin(write=True) as transaction:
+            transaction.put(b"key", b"value", db=theirs.open_db(name, transaction))
+        before = (tmp_path / "data.mdb").read_bytes()
+        for read_only in (True, False):
+            with pytest.raises(DatabaseDamagedError, match="no catalog of ours") as raised:
+                open_environment(tmp_path, TABLES, read_only=read_only)
+            assert "another program" in raised.value.advice
+        assert (tmp_path / "data.mdb").read_bytes() == before
+
+
 @pytest.mark.usefixtures("engine_kind")
 def test_a_process_opens_an_environment_once(folder: Path, tmp_path: Path) -> None:
     environment = made(folder)
@@ -411,7 +448,6 @@ def test_a_closed_environment_refuses_everything(environment: Environment) -> No
         environment.grow,
         environment.reopen,
         environment.clear_stale_readers,
-        environment.last_transaction,
         environment.file_figures,
         environment.read().__enter__,
         environment.write().__enter__,

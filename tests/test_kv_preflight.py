@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import struct
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,6 +157,7 @@ def test_commits_of_other_processes_do_not_look_like_a_cut_file(environment: Env
         """
 import sys
 from pathlib import Path
+from typing import Any
 from tests.support import *
 environment = open_environment(Path(sys.argv[1]), TABLES)
 print("writing", flush=True)
@@ -291,7 +294,7 @@ def test_a_sparse_lock_file_is_backed_and_keeps_its_content(tmp_path: Path) -> N
 
 
 def test_a_lock_file_that_another_process_makes_first_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link_late(source: str, target: str) -> None:
+    def link_late(source: str, target: str, **_: object) -> None:
         Path(target).write_bytes(b"theirs")
         assert Path(source).exists()
         raise FileExistsError(17, "File exists", target)
@@ -302,6 +305,35 @@ def test_a_lock_file_that_another_process_makes_first_is_taken(tmp_path: Path, m
     assert not list(tmp_path.glob(".*"))
 
 
+def test_nothing_is_left_of_a_lock_file_that_could_not_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.unlink", fail)
+    preflight.prepare_lock_file(tmp_path)
+    monkeypatch.setattr("os.link", fail)
+    (tmp_path / preflight.LOCK_FILE).rename(tmp_path / "first")
+    with pytest.raises(CatalogUnavailableError):
+        preflight.prepare_lock_file(tmp_path)
+    assert os.listdir(tmp_path) == ["first"]
+
+
+def test_where_every_file_has_a_name_the_lock_file_loses_its_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+
+    def refuse(path: str, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return open_file(path, flags, *rest, **more)
+
+    monkeypatch.setattr("os.open", refuse)
+    preflight.prepare_lock_file(tmp_path)
+    assert os.listdir(tmp_path) == [preflight.LOCK_FILE]
+    assert (tmp_path / preflight.LOCK_FILE).stat().st_size > 60_000
+
+
 def fill(disk: Path, left_bytes: int) -> None:
     room = os.statvfs(disk).f_bavail * PAGE - left_bytes
     (disk / "fill").write_bytes(bytes(room))
@@ -310,6 +342,7 @@ def fill(disk: Path, left_bytes: int) -> None:
 OPEN = """
 import sys
 from pathlib import Path
+from typing import Any
 from kvcatalog.errors import CatalogError
 from tests.support import *
 try:

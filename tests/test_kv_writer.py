@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import gc
-import linecache
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
 import lmdb
@@ -29,7 +26,20 @@ from kvcatalog.kv import calls, commits, keys, posted, writer
 from kvcatalog.kv.environment import Environment, open_environment
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.kv.writer import Writer
-from tests.support import ROWS, TABLES, TOKENS, all_rows, child, findings, forked, made, put_rows, said
+from tests.support import (
+    ROWS,
+    TABLES,
+    TOKENS,
+    all_rows,
+    child,
+    findings,
+    forked,
+    interrupted_at,
+    last_transaction,
+    made,
+    put_rows,
+    said,
+)
 
 COUNT = b"count"
 
@@ -110,29 +120,29 @@ def test_each_of_many_threads_gets_its_own_result(environment: Environment, door
 
 
 def test_calls_that_wait_share_a_transaction(environment: Environment, door: Writer) -> None:
-    before = environment.last_transaction()
+    before = last_transaction(environment)
     with Answers(door) as calls:
         for _ in range(9):
             calls.submit(add_one)
     assert calls.answers == {number: number + 1 for number in range(9)}
-    assert environment.last_transaction() == before + 1
+    assert last_transaction(environment) == before + 1
 
 
 def test_a_batch_has_its_limit(environment: Environment, door: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH_CALLS_MAX", 4)
-    before = environment.last_transaction()
+    before = last_transaction(environment)
     with Answers(door) as calls:
         for _ in range(9):
             calls.submit(add_one)
     assert calls.answers == {number: number + 1 for number in range(9)}
-    assert environment.last_transaction() == before + 3
+    assert last_transaction(environment) == before + 3
 
 
 def test_calls_that_only_read_cost_no_commit(environment: Environment, door: Writer) -> None:
     put_rows(environment, [(b"a", b"1")])
-    before = environment.last_transaction()
+    before = last_transaction(environment)
     assert door.submit(lambda transaction: transaction.get(ROWS, b"a")) == b"1"
-    assert environment.last_transaction() == before
+    assert last_transaction(environment) == before
 
 
 def bad(*, after_writing: bool) -> Callable[[WriteTransaction], None]:
@@ -477,32 +487,6 @@ def test_a_second_interruption_loses_nobody(
     assert not door._waiting
 
 
-def interrupted_at(step: int, work: Callable[[], object]) -> bool:
-    """Do some work with an interruption before a line of the modules that write; tell whether it came so far."""
-    left = [step]
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        if "kvcatalog/kv/" not in frame.f_code.co_filename:
-            return None
-        # The end of a `with` block is one step of the interpreter, to which no signal comes.
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not line.strip().startswith("with "):
-            left[0] -= 1
-            if not left[0]:
-                raise KeyboardInterrupt
-        return trace
-
-    previous = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(previous)
-    return False
-
-
 def test_an_interruption_at_any_line_loses_nobody_and_holds_nothing(environment: Environment, door: Writer) -> None:
     step = 0
     while True:
@@ -644,10 +628,10 @@ def test_a_thread_that_died_has_a_successor(door: Writer, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as broken:
         broken.setattr(threading, "excepthook", lambda _: None)
-        broken.setattr(door, "_has_posted", dies)
+        broken.setattr(door, "is_left", dies)
         first = door.post(add_one)
         assert died.wait(20)
-        wait_until(lambda: door._server is None)
+        wait_until(lambda: door._server.thread is None)
     assert door.post(add_one).result(20) == 2
     assert first.result(20) == 1
 

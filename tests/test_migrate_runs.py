@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kvcatalog.errors import ManifestError
 from kvcatalog.migrate import import_manifest, side_files
+from kvcatalog.migrate.places import Places
 from kvcatalog.migrate.reading import opened
 from kvcatalog.store import open_catalog
 from kvcatalog.store.protocol import CatalogStore
@@ -327,3 +328,12 @@ def test_a_file_is_opened_once(run: Path) -> None:
     with opened(path) as (stream, position):
         assert stream.read() == path.read_bytes()
         assert position() == path.stat().st_size
+
+
+def test_a_missing_folder_is_remembered_only_while_it_is_missing_itself(tmp_path: Path) -> None:
+    places = Places([str(tmp_path)])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "b").write_bytes(b"12")
+    names = ["gone/a", "gone/b", "there/a", "there/b", "gone/c", "there/b", "/no such file", "/etc/passwd"]
+    sizes = [places.find(name).size for name in names]
+    assert sizes == [None, None, None, 2, None, 2, None, Path("/etc/passwd").stat().st_size]

@@ -13,8 +13,9 @@ from typing import Any
 from kvcatalog import storage
 from tests.gc_store import Place
 from tests.invariants import assert_consistent
-from tests.killing import deaths, steps_of
+from tests.killing import Watch, deaths, steps_of
 from tools.faults.checking import dangling
+from tools.faults.copies import taken_for_originals
 
 Work = Callable[[Path], object]
 
@@ -29,22 +30,26 @@ def state(folder: Path, opened: Callable[[Path], Place], *, roots: tuple[str, ..
     )
     place = opened(folder)
     try:
-        told = Counter(
-            (entry.action, entry.document_id, entry.changes.get("storage_uri", ("",))[0])
-            for entry in place.catalog.journal()
-            if entry.action not in {"begin", "finish", "root"}
-        )
         assert dangling(place.catalog, place.store) == []
         assert place.catalog.condemned() == []
         assert_consistent(place.catalog)
-        catalog = place.catalog
-        records = [
-            (record.id, record.storage_uri, record.sha256, *_hanging_on(catalog, record.id))
-            for record in catalog.iter_records()
-        ]
+        return {"files": files, **recorded(place.catalog)}
     finally:
         place.close()
-    return {"files": files, "journal": told, "records": records}
+
+
+def recorded(catalog: Any) -> dict[str, Any]:
+    """Return what a catalog holds, and what its journal tells."""
+    told = Counter(
+        (entry.action, entry.document_id, entry.changes.get("storage_uri", ("",))[0])
+        for entry in catalog.journal()
+        if entry.action not in {"begin", "finish", "root"}
+    )
+    records = [
+        (record.id, record.storage_uri, record.sha256, *_hanging_on(catalog, record.id))
+        for record in catalog.iter_records()
+    ]
+    return {"journal": told, "records": records}
 
 
 def _hanging_on(catalog: Any, document_id: int) -> tuple[Any, ...]:
@@ -55,10 +60,19 @@ def _hanging_on(catalog: Any, document_id: int) -> tuple[Any, ...]:
     )
 
 
-def kill_everywhere(folder: Path, work: Work, seen: Callable[[], dict[str, Any]]) -> Counter[str]:
+@taken_for_originals()
+def kill_everywhere(
+    folder: Path,
+    work: Work,
+    seen: Callable[[], dict[str, Any]],
+    *,
+    begin: Callable[[], object] = lambda: None,
+    watch: Watch | None = None,
+) -> Counter[str]:
     """Kill the work at every step, do it again, and hold what is `seen` against undisturbed work; returns the steps.
 
-    The folder is put back as it is now each time; hard links, inodes apart, and times stay.
+    The folder is put back as it is now each time; hard links, inodes apart, and times stay. `begin` puts back what lies
+    elsewhere.
     """
     template = folder.with_name(f"{folder.name}-template")
     folder.rename(template)
@@ -77,11 +91,12 @@ def kill_everywhere(folder: Path, work: Work, seen: Callable[[], dict[str, Any]]
                 copied[file] = target
 
         shutil.copytree(template, folder, copy_function=copy)
+        begin()
 
     again()
-    steps = Counter(steps_of(lambda: work(folder)))
+    steps = Counter(steps_of(lambda: work(folder), watch))
     expected = seen()
-    for death in deaths(lambda: work(folder), again):
+    for death in deaths(lambda: work(folder), again, watch):
         work(folder)
         storage._open.clear()
         assert seen() == expected, death

@@ -76,7 +76,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> BackupManifest:
         with open(path, "rb") as file:
             text = file.read(_MANIFEST_BYTES_MAX)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BackupError(f"{os.fspath(folder)}: there is no backup") from error
+        failure = BackupError(f"{os.fspath(folder)}: there is no backup")
+        raise failure.advising(f"Check the path: a backup is a folder with {BACKUP_FILE} in it.") from error
     except OSError as error:
         raise translate_os_error(error, path) from error
     try:
@@ -84,7 +85,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> BackupManifest:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BackupError(f"{path}: is no manifest of a backup: {error}") from error
     if manifest.version != VERSION:
-        raise BackupError(f"{path}: is of version {manifest.version}; this program knows version {VERSION}")
+        failure = BackupError(f"{path}: is of version {manifest.version}; this program knows version {VERSION}")
+        raise failure.advising("Use the version of kvcatalog that made it.")
     return manifest
 
 

@@ -29,7 +29,8 @@ def refuse_taken(field: str, folder: str) -> None:
         pass
     except OSError as error:
         raise translate_os_error(error, folder) from error
-    raise InvalidValueError(field, f"{folder} is there already, and nothing is written over")
+    taken = InvalidValueError(field, f"{folder} is there already, and nothing is written over")
+    raise taken.advising("Give a path that is not there yet; `restore` takes it with --to.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from kvcatalog.kv.preflight import DATA_FILE, refuse_network_file_system
 from kvcatalog.models import CatalogIdentity, Root
 from kvcatalog.schema import FORMAT_VERSION
 from kvcatalog.storage import refuse_among_blobs
-from kvcatalog.store.opening import open_lmdb_catalog
+from kvcatalog.store.opening import open_lmdb_catalog, put_file_right
 from kvcatalog.uris import absolute_path
 
 
@@ -62,6 +62,7 @@ def restore(
         return RestoreReport(path, applied=False, manifest=manifest)
     with new_folder("target", path) as temporary:
         _copy(folder, temporary, manifest, progress)
+        put_file_right(temporary)  # for it begins a generation of its own below
         with open_lmdb_catalog(temporary, create=False, command=command) as catalog:
             catalog.begin_generation(reason=f"restored from the backup of {manifest.made_at:%Y-%m-%dT%H:%M:%SZ}")
             identity, roots = catalog.identity, tuple(catalog.roots())

@@ -13,7 +13,7 @@ import click
 from kvcatalog.bootstrap import open_services
 from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
-from kvcatalog.cli.mapping import read_rows
+from kvcatalog.cli.mapping import read_rows, rows_expected
 from kvcatalog.cli.progress import amount_progress
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.uris import absolute_path, file_uri
@@ -61,7 +61,7 @@ def add(
 
     \b
     Example:
-      kvcatalog add a.pdf --artifact-id doi:10.1234/abc --url https://example.org/a.pdf
+      kvcatalog add a.pdf --artifact-id doi:10.1234/a --url https://example.org/a
       kvcatalog --root s3://bucket/docs add --from found.csv --resolver crawl
     """  # noqa: D301
     if bool(files) == bool(mapping):
@@ -86,14 +86,24 @@ def add(
             progress(sums)
             yield row
 
+    interrupted = False
     try:
         with (
             open_services(config, command="add") as services,
-            amount_progress("{files} files", "files", is_wanted=invocation.verbosity >= 0) as progress,
+            amount_progress(
+                "{files} files",
+                "files",
+                total=lambda: rows_expected(mapping) if mapping else len(files),
+                is_wanted=invocation.verbosity >= 0,
+            ) as progress,
         ):
             invocation.output.rows(rows(services.finalize), _COLUMNS)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
-        invocation.note(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "nothing was added")
+        done = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "nothing was added"
+        invocation.note(done + ("; run it again for the rest" if interrupted else ""))
     return ExitStatus.FINDINGS if counts["error"] else ExitStatus.DONE
 
 

@@ -30,9 +30,12 @@ def backup(invocation: Invocation, destination: str) -> ExitStatus:
     catalog is made of it with `restore`; blobs are not copied. The exit status is 1 if the catalog is not in order:
     `audit` tells what is wrong.
 
+    DEST must be a new folder each time, and none is ever removed.
+
     \b
     Example:
       kvcatalog backup /backups/catalog-2025-03-01
+      kvcatalog backup "/backups/$(date +%F)"
     """  # noqa: D301 - click's mark for lines that are not wrapped
     path = invocation.catalog_path()
     with step_progress(is_wanted=invocation.verbosity >= 0) as progress:
@@ -63,8 +66,8 @@ def restore(invocation: Invocation, source: str, *, target: str | None, dry_run:
 
     \b
     Example:
-      kvcatalog restore /backups/catalog-2025-03-01 --to state/restored.lmdb
-      kvcatalog restore /backups/catalog-2025-03-01 --to state/restored.lmdb --apply
+      kvcatalog restore /backups/2025-03-01 --to state/restored.lmdb
+      kvcatalog restore /backups/2025-03-01 --to state/restored.lmdb --apply
     """  # noqa: D301
     path = invocation.catalog_path() if target is None else target
     with step_progress(is_wanted=invocation.verbosity >= 0) as progress:
@@ -99,7 +102,8 @@ def compact(invocation: Invocation) -> None:
     Example:
       kvcatalog compact
     """  # noqa: D301
-    done = compact_catalog(invocation.catalog_path())
+    with step_progress(is_wanted=invocation.verbosity >= 0) as progress:
+        done = compact_catalog(invocation.catalog_path(), progress=progress)
     invocation.output.item(asdict(done) | {"freed_bytes": done.bytes_before - done.bytes_after})
     invocation.note(f"{size_text(max(0, done.bytes_before - done.bytes_after))} given back")
 

@@ -31,20 +31,22 @@ class Glance:
         if path is None:
             return None
         try:
-            status = os.stat(path)
+            status = os.lstat(path)
         except OSError:
-            return self._why_not(storage_uri)
+            return self._examined(storage_uri, size)
         if not stat.S_ISREG(status.st_mode):
-            return self._why_not(storage_uri)
+            return self._examined(storage_uri, size)
         return "present" if status.st_size == size else "other size"
 
-    def _why_not(self, storage_uri: str) -> BlobState:
+    def _examined(self, storage_uri: str, size: int) -> BlobState:
         if self._places is None:
             from kvcatalog.fixity import Places
 
             self._places = Places(self._catalog.identity, self._catalog.roots())
         found = self._places.examine(storage_uri, reads=False)
-        return "missing" if found.state == "missing" else "unreachable"
+        if found.state == "there":  # over a link outside the roots
+            return "present" if found.size == size else "other size"
+        return found.state
 
     def close(self) -> None:
         """Let go of the roots that were looked at."""

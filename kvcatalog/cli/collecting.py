@@ -1,9 +1,10 @@
-"""The commands `gc`, `gc restore` and `gc empty-trash`."""
+"""The commands `gc`, `gc trash`, `gc restore` and `gc empty-trash`."""
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import ExitStack
+import shlex
+from collections import Counter, deque
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,27 +12,30 @@ from msgspec.structs import asdict
 
 from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, Command, CommandWithCommands, refuse_options
 from kvcatalog.cli.exit_status import ExitStatus
-from kvcatalog.cli.progress import gc_progress
+from kvcatalog.cli.progress import count_progress, gc_progress
+from kvcatalog.cli.quantities import DAYS
 from kvcatalog.cli.text import size_text
 from kvcatalog.clock import now_micros, to_micros
 from kvcatalog.gc import plan_garbage
 from kvcatalog.removal import Collection, Plan, PlanItem, open_roots
 from kvcatalog.removal.plans import Summing, Totals
-from kvcatalog.removal.trash import empty, restore
+from kvcatalog.removal.trash import blobs_in_trash, empty, plans_in_trash, restore
 from kvcatalog.storage import refuse_among_blobs, root_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from datetime import datetime
 
     from kvcatalog.cli.invocation import Invocation
     from kvcatalog.config import ContentDownloadConfig
-    from kvcatalog.removal import OpenRoots
+    from kvcatalog.removal import OpenRoots, Result
     from kvcatalog.store.protocol import CatalogStore
 
 _COLUMNS = ("outcome", "location", "bytes", "age_days", "reason", "former_owner")
 _TRASH_COLUMNS = ("root", "plans", "blobs", "bytes", "bytes_freed", "kept")
 _RESTORE_COLUMNS = ("outcome", "location", "bytes", "trash")
+_PLAN_COLUMNS = ("plan", "taken_at", "blobs", "bytes", "root")
+_BLOB_COLUMNS = ("plan", "location", "bytes", "trash")
 _DAY_MICROS = 86_400_000_000
 
 
@@ -42,7 +46,7 @@ _DAY_MICROS = 86_400_000_000
 @click.option(
     "--orphans",
     "ttl_days",
-    type=click.FloatRange(min=0),
+    type=DAYS,
     metavar="DAYS",
     help="Leave what is younger.  [default: catalog.orphan_ttl_days]",
 )
@@ -61,10 +65,10 @@ def gc(
     """Take away blobs that no record, variant, conflict, link or hold refers to.
 
     Every known storage root is looked through, or the one that --root names. Nothing is touched without --apply; then
-    blobs go to the trash in their root, and from there `gc restore` brings them back until `gc empty-trash` removes
-    them. A blob stays while it is younger than DAYS, counted from its last change or the loss of its last record. A
-    plan that was written with --plan is reviewed and then carried out with --plan and --apply: each blob is looked at
-    again, and what has changed since or is used by now stays.
+    blobs go to the trash in their root, which `gc trash` lists, and from there `gc restore` brings them back until `gc
+    empty-trash` removes them. A blob stays while it is younger than DAYS, counted from its last change or the loss of
+    its last record. A plan that was written with --plan is reviewed and then carried out with --plan and --apply: each
+    blob is looked at again, and what has changed since or is used by now stays.
 
     The totals are told on standard error: bytes that go to the trash, and bytes that emptying it frees (none where a
     file has a further name).
@@ -133,33 +137,51 @@ class _Garbage:
                 plan = stack.enter_context(Plan.load(self.plan_path, catalog.identity))
             summing = stack.enter_context(Summing())
             kept: Counter[str] = Counter()
-            rows = self._carried_out(collection, plan, summing, kept)
+            rows = stack.enter_context(closing(self._carried_out(collection, plan, summing, kept)))
             try:
                 if self.summary:
-                    for _ in rows:
-                        pass
+                    deque(rows, maxlen=0)
                 else:
                     self.invocation.output.rows(rows, _COLUMNS, identity="location")
-            finally:
+            except BaseException:
                 self._tell(plan.header.plan, summing.totals(), kept, done=True)
+                self._tell_how_to_go_on(summing.totals().blobs + kept.total(), plan.totals.blobs)
+                raise
+            self._tell(plan.header.plan, summing.totals(), kept, done=True)
         return ExitStatus.DONE
 
     def _made(self, catalog: CatalogStore, roots: OpenRoots) -> Plan:
         if not roots.stores:
             self.invocation.note("the catalog knows no storage root yet, so there is nothing to look through")
-        with gc_progress(is_wanted=self.invocation.verbosity >= 0) as progress:
+        expected = None if _only(self.invocation) else self._expected(catalog)
+        with gc_progress(expected, is_wanted=self.invocation.verbosity >= 0) as progress:
             return plan_garbage(catalog, roots, orphan_ttl_days=self.ttl_days, now=self.now, progress=progress)
+
+    def _expected(self, catalog: CatalogStore) -> int:
+        """Return how many blobs there are, roughly: those that the catalog knows."""
+        figures = catalog.stats()
+        shared = figures.duplicate_documents if self.config.storage.layout == "cas" else 0
+        return figures.documents + figures.variants - shared
 
     def _carried_out(
         self, collection: Collection, plan: Plan, summing: Summing, kept: Counter[str]
-    ) -> Iterator[dict[str, Any]]:
-        for result in collection.execute(plan.header.plan, plan.items()):
+    ) -> Generator[dict[str, Any], None, None]:
+        def count(result: Result) -> None:
             if result.kept is None:
                 summing.add(result.item)
             else:
                 kept[result.kept] += 1
-            outcome = "trashed" if result.kept is None else f"kept: {result.kept}"
-            yield _row(result.item, outcome, self.now) | {"trash": result.trash}
+
+        with count_progress("blobs looked at again", is_wanted=self.invocation.verbosity >= 0) as progress:
+            results = collection.execute(plan.header.plan, plan.items(), told=count)
+            for number, result in enumerate(results, 1):
+                progress(number, plan.totals.blobs)
+                outcome = "trashed" if result.kept is None else f"kept: {result.kept}"
+                yield _row(result.item, outcome, self.now) | {"trash": result.trash}
+
+    def _tell_how_to_go_on(self, done: int, planned: int) -> None:
+        again = "kvcatalog gc --apply" + ("" if self.plan_path is None else f" --plan {shlex.quote(self.plan_path)}")
+        self.invocation.note(f"stopped behind {done} of {planned} blobs; {again} goes on with the rest")
 
     def _tell(self, label: str, totals: Totals, kept: Counter[str], *, done: bool) -> None:
         if self.summary:
@@ -179,20 +201,44 @@ class _Garbage:
             self.invocation.note("nothing was changed; --apply does it")
 
 
-@gc.command("restore", cls=Command, short_help="Bring back what went to the trash.")
-@click.argument("wanted", type=FILE_NAME, metavar="PLAN|LOCATION")
+@gc.command(cls=Command, short_help="List what lies in the trash.")
+@click.argument("plan", required=False, metavar="[PLAN]")
 @click.pass_obj
-def restore_command(invocation: Invocation, wanted: str) -> ExitStatus:
+def trash(invocation: Invocation, plan: str | None) -> None:
+    """List the plans whose blobs lie in the trash of each storage root, or the blobs that PLAN took.
+
+    `gc restore` brings a plan's blobs back, or one of them, until `gc empty-trash` removes them.
+
+    \b
+    Example:
+      kvcatalog gc trash
+      kvcatalog gc trash 20250301T120000Z-1f0a2b3c
+    """  # noqa: D301
+    config = invocation.load_config().storage
+    with invocation.open_catalog() as catalog, open_roots(catalog, config, only=_only(invocation)) as roots:
+        if plan is None:
+            invocation.output.rows(map(asdict, plans_in_trash(roots)), _PLAN_COLUMNS, identity="plan")
+        else:
+            invocation.output.rows(map(asdict, blobs_in_trash(roots, plan)), _BLOB_COLUMNS, identity="location")
+
+
+@gc.command("restore", cls=Command, short_help="Bring back what went to the trash.")
+@click.argument("wanted", type=FILE_NAME, required=False, metavar="PLAN|LOCATION")
+@click.pass_obj
+def restore_command(invocation: Invocation, wanted: str | None) -> ExitStatus:
     """Bring back what the plan PLAN took to the trash, or what lay at LOCATION, a path or a storage URI.
 
-    Nothing that lies there by now is replaced; what cannot come back stays in the trash, and the exit status is 1.
-    What comes back counts as used just now. The names of plans stand in the paths in the trash, and `why` tells them.
+    `gc trash` lists plans and what they took. Nothing that lies there by now is replaced; what cannot come back stays
+    in the trash, and what is there no more is told as missing; then the exit status is 1. What comes back counts as
+    used just now.
 
     \b
     Example:
       kvcatalog gc restore 20250301T120000Z-1f0a2b3c
       kvcatalog gc restore data/docs/work/paper.pdf
     """  # noqa: D301
+    if wanted is None:
+        raise click.UsageError("name a plan or a place; `kvcatalog gc trash` lists both")
     config = invocation.load_config().storage
     is_whole = True
 
@@ -206,15 +252,17 @@ def restore_command(invocation: Invocation, wanted: str) -> ExitStatus:
         invocation.open_catalog(read_only=False, create=False, command="gc restore") as catalog,
         Collection(catalog, config, only=_only(invocation)) as collection,
     ):
-        invocation.output.rows(rows(collection), _RESTORE_COLUMNS, identity="location")
+        try:
+            invocation.output.rows(rows(collection), _RESTORE_COLUMNS, identity="location")
+        except KeyboardInterrupt:
+            invocation.note("stopped; run it again for the rest")
+            raise
     return ExitStatus.DONE if is_whole else ExitStatus.FINDINGS
 
 
 @gc.command("empty-trash", cls=Command, short_help="Remove for good what lies in the trash.")
 @click.option("--dry-run/--apply", default=True, help="Show what would go, or remove it.  [default: dry run]")
-@click.option(
-    "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what was taken longer ago than this."
-)
+@click.option("--older-than", type=DAYS, metavar="DAYS", help="Only what was taken longer ago than this.")
 @click.pass_obj
 def empty_trash(invocation: Invocation, *, dry_run: bool, older_than: float | None) -> None:
     """Remove for good what lies in the trash of each storage root; without --apply nothing is touched.
@@ -238,7 +286,11 @@ def empty_trash(invocation: Invocation, *, dry_run: bool, older_than: float | No
             )
             roots = stack.enter_context(Collection(catalog, config, only=only)).roots
         found = empty(roots, catalog, now=now, older_than_days=older_than, apply=not dry_run)
-        invocation.output.rows(map(asdict, found), _TRASH_COLUMNS, identity=None)
+        try:
+            invocation.output.rows(map(asdict, found), _TRASH_COLUMNS, identity=None)
+        except KeyboardInterrupt:
+            invocation.note("stopped; run it again for the rest")
+            raise
     if dry_run:
         invocation.note("nothing was changed; --apply does it")
 

@@ -17,13 +17,21 @@ else:
     _Type = click.ParamType
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
-FORMAT_HELP = f"{', '.join(FORMATS)}; csv is exact, as the data has it."
+FORMAT_HELP = f"{', '.join(FORMATS).replace('csv', 'csv (exact)')}."
 
 
 class _FileName(_Type):
-    """The name of a file or folder, which a shell completes; whether it is there is for those to say who open it."""
+    """The name of a file or folder, which a shell completes; whether it is there is for those to say who open it.
+
+    An empty one, such as an unset variable gives, would stand for the working directory, and is refused.
+    """
 
     name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's
+        if not value:
+            self.fail("is empty", param, ctx)
+        return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
         from click.shell_completion import CompletionItem

@@ -22,8 +22,8 @@ def completion(context: click.Context, shell: str) -> None:
 
     \b
     Example:
-      eval "$(kvcatalog completion bash)"                     # in ~/.bashrc
-      eval "$(kvcatalog completion zsh)"                      # in ~/.zshrc
+      eval "$(kvcatalog completion bash)"          # in ~/.bashrc
+      eval "$(kvcatalog completion zsh)"           # in ~/.zshrc, behind compinit
       kvcatalog completion fish > ~/.config/fish/completions/kvcatalog.fish
     """  # noqa: D301
     from click.shell_completion import get_completion_class
@@ -35,4 +35,6 @@ def completion(context: click.Context, shell: str) -> None:
 
 def _script(completer: ShellComplete) -> str:
     # What a subclass puts before it runs the shell to ask for its version, which may be another one than the user's.
-    return completer.source_template % completer.source_vars()
+    script = completer.source_template % completer.source_vars()
+    # In fish a description, or a value, would end at its first comma.
+    return script.replace('string split ","', 'string split --max 1 ","')

@@ -17,16 +17,18 @@ class ExitStatus(IntEnum):
     UNAVAILABLE = 4
     LOCKED = 5
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 MEANINGS = {
     ExitStatus.DONE: "done",
-    ExitStatus.FINDINGS: "findings: corrupt, missing, or rejected lines",
-    ExitStatus.USAGE: "the command line, a filter, the configuration or an input file is wrong",
+    ExitStatus.FINDINGS: "findings: corrupt, missing, rejected lines",
+    ExitStatus.USAGE: "wrong command line, configuration or input",
     ExitStatus.NOT_FOUND: "not found",
     ExitStatus.UNAVAILABLE: "catalog or storage unavailable",
-    ExitStatus.LOCKED: "locked by another process",
+    ExitStatus.LOCKED: "locked",
     ExitStatus.INTERRUPTED: "interrupted",
+    ExitStatus.TERMINATED: "terminated",
 }
 
 _STATUSES: dict[type[errors.CatalogError], ExitStatus] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvcatalog.cli import signals
 from kvcatalog.cli.exit_status import ExitStatus, status_of
 from kvcatalog.cli.text import visible
 from kvcatalog.errors import CatalogError
@@ -15,11 +16,13 @@ from kvcatalog.errors import CatalogError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_INTERRUPTIONS = (ExitStatus.INTERRUPTED, "interrupted"), (ExitStatus.TERMINATED, "terminated")
+_MESSAGE_MAX = 1000
 _VERBOSE_ADVICE = "Run `kvcatalog -v …` to see where it happened."
 
 
 class InterruptedByUserError(Exception):
-    """The user pressed Control-C while a command ran."""
+    """The user pressed Control-C, or somebody sent SIGTERM, while a command ran."""
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
@@ -27,11 +30,9 @@ def wants_json(arguments: Sequence[str]) -> bool:
     options = list(arguments)
     if "--" in options:
         del options[options.index("--") :]
-    if "export-sql" in options:
-        # Behind its name --format is what it writes.
-        del options[options.index("export-sql") :]
-    formats = [after for option, after in pairwise(options) if option == "--format"]
-    formats += [option.removeprefix("--format=") for option in options]
+    before = options[: options.index("export-sql")] if "export-sql" in options else options  # behind, it is a file's
+    formats = [after for option, after in pairwise(before) if option == "--format"]
+    formats += [option.removeprefix("--format=") for option in before]
     return "--json" in options or "json" in formats or "jsonl" in formats
 
 
@@ -50,7 +51,7 @@ def report(error: BaseException, *, as_json: bool, verbose: bool) -> ExitStatus:
         lines = [json.dumps({"error": facts}).replace("\x7f", "\\u007f")]
     else:
         usage = error.ctx.get_usage().splitlines() if isinstance(error, click.UsageError) and error.ctx else []
-        lines = [*map(visible, usage), visible(f"kvcatalog: {message}"), *([visible(advice)] if advice else [])]
+        lines = [visible(_shortened(line)) for line in (*usage, f"kvcatalog: {message}", advice) if line]
     sys.stderr.write("\n".join(lines) + "\n")
     return status
 
@@ -68,12 +69,20 @@ def _describe(error: BaseException) -> tuple[ExitStatus, str, str | None]:
         case click.ClickException():
             return ExitStatus.USAGE, error.format_message(), None
         case InterruptedByUserError() | click.Abort() | KeyboardInterrupt():
-            return ExitStatus.INTERRUPTED, "interrupted", None
+            return (*_INTERRUPTIONS[signals.was_terminated()], None)
         case OSError():
             return ExitStatus.UNAVAILABLE, str(error), _VERBOSE_ADVICE
         case _:
             message = f"unexpected {type(error).__name__}: {error}"
             return ExitStatus.UNAVAILABLE, message, _VERBOSE_ADVICE
+
+
+def _shortened(text: str) -> str:
+    """Return a text that does not fill the screen with a value of any length; JSON has the whole."""
+    left_out = len(text) - _MESSAGE_MAX
+    return (
+        text if left_out <= 0 else f"{text[: _MESSAGE_MAX // 2]} [... {left_out} more ...] {text[-_MESSAGE_MAX // 2 :]}"
+    )
 
 
 def _write_traceback(error: BaseException) -> None:

@@ -13,15 +13,14 @@ from msgspec import structs
 from kvcatalog.bootstrap import open_pipeline
 from kvcatalog.cli.command import FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
-from kvcatalog.cli.mapping import MappingRow, read_rows
+from kvcatalog.cli.mapping import MappingRow, read_rows, rows_expected
 from kvcatalog.cli.progress import amount_progress
+from kvcatalog.cli.quantities import SECONDS, size
 from kvcatalog.cli.text import discard, size_text
-from kvcatalog.errors import InvalidValueError
-from kvcatalog.filters import parse_size
 from kvcatalog.pipeline import Fetched, Item, Limits, Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from kvcatalog.cli.invocation import Invocation
 
@@ -30,13 +29,6 @@ _FACTS = ("line", "id", *Item.__struct_fields__, *Fetched.__struct_fields__[1:-1
 _PROGRESS = "{success} stored, {skip} passed over, {error} failed"
 _JOBS_MAX = 256
 _DEFAULTS = Limits()
-
-
-def _size(context: click.Context, option: click.Parameter, value: str | None) -> int:
-    try:
-        return _DEFAULTS.bytes_max if value is None else parse_size(value)
-    except InvalidValueError as error:
-        raise click.BadParameter(error.reason, context, option) from None
 
 
 @click.command(cls=Command)
@@ -51,10 +43,10 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
 )
 @click.option("--run", "run_id", metavar="ID", help="The name of this run.  [default: made from the time]")
 @click.option("--manifest", type=FILE_NAME, metavar="FILE", help="Where to append a line for each download.")
-@click.option("--max-bytes", metavar="SIZE", callback=_size, help="Refuse what is larger.  [default: 1GiB]")
+@click.option("--max-bytes", type=size, metavar="SIZE", help="Refuse what is larger.  [default: 1GiB]")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     default=_DEFAULTS.total_seconds,
     show_default=True,
@@ -73,7 +65,7 @@ def fetch(
     jobs: int,
     run_id: str | None,
     manifest: str | None,
-    max_bytes: int,
+    max_bytes: int | None,
     timeout: float,
     dry_run: bool,
 ) -> ExitStatus:
@@ -90,8 +82,14 @@ def fetch(
     """  # noqa: D301
     if not urls and source is None:
         raise click.UsageError("give URLs or --input FILE")
-    limits = structs.replace(_DEFAULTS, bytes_max=max_bytes, total_seconds=timeout)
-    run = _Run(_items(urls, source, artifact_id, resolver), shows_progress=invocation.verbosity >= 0)
+    bytes_max = _DEFAULTS.bytes_max if max_bytes is None else max_bytes
+    limits = structs.replace(_DEFAULTS, bytes_max=bytes_max, total_seconds=timeout)
+    run = _Run(
+        _items(urls, source, artifact_id, resolver),
+        total=lambda: _expected(urls, source),
+        shows_progress=invocation.verbosity >= 0,
+        rehearsal=dry_run,
+    )
     with (
         open_pipeline(
             invocation.load_config(),
@@ -141,20 +139,36 @@ def _items(
             yield Item(artifact, url, row.values.get("resolver", resolver))
 
 
+def _expected(urls: tuple[str, ...], source: str | None) -> int | None:
+    rows = 0 if source is None else rows_expected(source)
+    return None if rows is None else len(urls) + rows
+
+
 class _Run:
     """What becomes of the items, told row by row and counted."""
 
-    def __init__(self, items: Iterator[Item | MappingRow], *, shows_progress: bool) -> None:
+    def __init__(
+        self,
+        items: Iterator[Item | MappingRow],
+        *,
+        total: Callable[[], int | None],
+        shows_progress: bool,
+        rehearsal: bool,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.interrupted = False
         self._items = items
+        self._total = total
+        self._rehearsal = rehearsal
         self._rejected: deque[MappingRow] = deque()
         self._shows_progress = shows_progress
 
     def rows(self, pipeline: Pipeline) -> Generator[dict[str, Any], None, None]:
         """Fetch, and yield a row for each item; an interruption ends the rows, and what came before stands."""
         with (
-            amount_progress(_PROGRESS, "success", "skip", "error", is_wanted=self._shows_progress) as progress,
+            amount_progress(
+                _PROGRESS, "success", "skip", "error", total=self._total, is_wanted=self._shows_progress
+            ) as progress,
             closing(pipeline.run(self._fetchable())) as results,
         ):
             try:
@@ -178,8 +192,12 @@ class _Run:
 
     def summary(self) -> str:
         """Return what was done, on one line."""
-        stored = f"{self.counts['success']} stored ({size_text(self.counts['bytes'])})"
-        text = f"{stored}, {self.counts['skip']} passed over, {self.counts['error']} failed"
+        if self._rehearsal:
+            there = self.counts["skip"] - self.counts["dry-run"]
+            text = f"{self.counts['dry-run']} would be fetched, {there} passed over, {self.counts['error']} refused"
+        else:
+            stored = f"{self.counts['success']} stored ({size_text(self.counts['bytes'])})"
+            text = f"{stored}, {self.counts['skip']} passed over, {self.counts['error']} failed"
         return text + ("; run it again for the rest" if self.interrupted else "")
 
     def _fetchable(self) -> Iterator[Item]:
@@ -191,6 +209,7 @@ class _Run:
 
     def _row(self, fetched: Fetched) -> dict[str, Any]:
         self.counts[fetched.outcome] += 1
+        self.counts["dry-run"] += fetched.reason == "dry-run"
         self.counts["bytes"] += fetched.bytes or 0
         row = structs.asdict(fetched)
         return {"line": None, "id": row.pop("record_id"), **structs.asdict(row.pop("item")), **row}

@@ -34,6 +34,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "where": _Place("lookup", "where", "where its bytes lie"),
         "have": _Place("lookup", "have", "is it there already"),
         "why": _Place("reasons", "why", "who refers to a blob"),
+        "journal": _Place("history", "journal", "what was changed, why"),
         "search": _Place("listing", "search", "documents by filters"),
         "stats": _Place("listing", "stats", "the whole in figures"),
         "dedup-report": _Place("duplicates", "dedup_report", "what is there twice"),
@@ -43,6 +44,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "add": _Place("adding", "add", "store local files"),
         "import-manifest": _Place("importing", "import_manifest", "register what runs did"),
         "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
+        "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
         "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
         "copy": _Place("copying", "copy", "all, to another catalog"),
     },
@@ -54,13 +56,11 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
     },
     "Keep intact": {
         "verify": _Place("verifying", "verify", "read and compare blobs"),
-        "audit": _Place("auditing", "audit", "check every row; repair"),
         "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
-        "journal": _Place("history", "journal", "what was changed, why"),
+        "audit": _Place("auditing", "audit", "check every row; repair"),
         "backup": _Place("backups", "backup", "copy the catalog in use"),
         "restore": _Place("backups", "restore", "a catalog of a backup"),
         "compact": _Place("backups", "compact", "give free pages back"),
-        "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
     },
     "Set up": {
         "init": _Place("initializing", "init", "make a catalog"),
@@ -113,7 +113,8 @@ class _LazyGroup(click.Group):
                     if entry is not None
                 )
                 formatter.write(f"  {'  '.join(cells)}".rstrip() + "\n")
-        with formatter.section("Exit status"):
+        formatter.write("Exit status:\n")
+        with formatter.indentation():
             formatter.write_text("; ".join(f"{int(status)} {meaning}" for status, meaning in MEANINGS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
@@ -174,7 +175,7 @@ def group(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Answer for stored documents: where are they, are they intact, are they twice.
+    """Answer for stored documents: where are they, are they intact, twice.
 
     \b
     Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ _COLUMNS = ("sequence", "at", "action", "document_id", "command", "reason", "cha
 def _since(context: click.Context, option: click.Parameter, value: str | None) -> int | datetime | None:
     if value is None:
         return None
-    if value.isdecimal() and value.isascii():
+    if re.fullmatch(r"[0-9]{1,18}", value):
         return int(value)
     try:
         return from_micros(parse_moment("--since", value))

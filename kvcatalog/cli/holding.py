@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from kvcatalog.cli.command import CONTEXT_SETTINGS, Command
 from kvcatalog.filters import parse_filter
+from kvcatalog.holds import with_places
+from kvcatalog.removal.held import protected
 
 if TYPE_CHECKING:
     from kvcatalog.cli.invocation import Invocation
@@ -29,16 +32,24 @@ def add(invocation: Invocation, filters: tuple[str, ...], *, reason: str) -> Non
     """Hold what all FILTERs let through, now and later; `kvcatalog search --help` explains them.
 
     Held records are not taken away by age or size, and neither are their blobs. A hold with uri= also keeps the blobs
-    at those places to which no record refers any more.
+    at those places to which no record refers any more; a path stands for its storage URI. It is told how many records
+    and blobs are protected now.
 
     \b
     Example:
       kvcatalog hold add 'artifact=doi:10.1234/*' --reason 'under litigation'
-      kvcatalog hold add uri=file:///data/docs/paper.pdf --reason 'in a report'
+      kvcatalog hold add uri=data/docs/paper.pdf --reason 'in a report'
     """  # noqa: D301 - click's mark for lines that are not wrapped
+    where = with_places(parse_filter(filters))
     with invocation.open_catalog(read_only=False, create=False, command="hold add") as catalog:
-        made = catalog.add_hold(parse_filter(filters), reason=reason)
-    invocation.output.rows((_row(made),), _COLUMNS)
+        made = catalog.add_hold(where, reason=reason)
+        now = protected(catalog, where, lambda: invocation.load_config().storage)
+    invocation.output.rows((_row(made) | asdict(now),), (*_COLUMNS, "records", "blobs"))
+    if not now.records and not now.blobs:
+        invocation.note(
+            f"Hold {made.id} protects nothing now: no record is let through by {where}, and no blob lies there."
+            f" `kvcatalog hold release {made.id}` ends it."
+        )
 
 
 @hold.command("list", cls=Command, short_help="List what is held, and why.")

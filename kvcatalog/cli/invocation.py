@@ -77,7 +77,8 @@ class Invocation:
 
         target = self._target(path_suffices=read_only)
         if not read_only and not isinstance(target, str) and not target.enabled:
-            raise ConfigError("catalog.enabled: the catalog is switched off, so nothing is registered")
+            error = ConfigError("catalog.enabled: the catalog is switched off, so nothing is registered")
+            raise error.advising("Set catalog.enabled to true.")
         create = not read_only if create is None else create
         return open_catalog(target, read_only=read_only, create=create, command=command)
 
@@ -120,10 +121,9 @@ class Invocation:
         path = target if isinstance(target, str) else target.path
         if "://" in path:
             error = UnsupportedError(f"catalog {path}: this command needs a catalog in a local folder")
-            error.advice = (
+            raise error.advising(
                 "Of a DynamoDB table there is point-in-time recovery; `kvcatalog copy` brings it to a folder."
             )
-            raise error
         return path
 
     def catalog_place(self) -> str:
@@ -183,5 +183,5 @@ def _storage(root: str) -> dict[str, Any]:
         return {"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix and f"{prefix}/"}
     folder = file_path(root) if has_scheme(root) else root
     if folder is None:
-        raise ConfigError(f"--root {root}: must be a folder or s3://BUCKET/PREFIX")
+        raise ConfigError(f"--root {root}: must be a folder or s3://BUCKET/PREFIX").advising("Correct --root.")
     return {"backend": "fs", "root_dir": folder}

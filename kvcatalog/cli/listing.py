@@ -48,12 +48,12 @@ def search(
     A FILTER is a name, an operator and a value without spaces, in quotes where the shell would see < > or *.
 
     \b
-    resolver artifact url run uri   = !=   text; a final * asks for a prefix, \\* is a star
-    type                            = !=   media type, or text/*
-    sha256                          = !=   64 hex digits, ab12*, or none
-    bytes                    = != < <= > >=   500, 1.5MB, 4GiB
-    created updated             = < <= > >=   2025-01-31 (the day), 2025-01-31T08:30:00Z
-    id                       = != < <= > >=
+    resolver artifact url run uri  = !=  text; a final * is any end, \\* a star
+    type                           = !=  media type, or text/*
+    sha256                         = !=  64 hex digits, ab12*, or none
+    bytes                = != < <= > >=  500, 1.5MB, 4GiB
+    created updated         = < <= > >=  2025-01-31 (the day), 2025-01-31T08:30Z
+    id                   = != < <= > >=
 
     \b
     Example:

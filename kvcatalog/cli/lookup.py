@@ -37,7 +37,7 @@ _kind_option = click.option("--kind", type=click.Choice(KINDS), default="any", h
 
 
 class _Asked(NamedTuple):
-    """An item of `have` and what the catalog is asked for it, None for a file that cannot be read."""
+    """An item of `have` and what the catalog is asked for it, None where nothing that is stored can be it."""
 
     item: str
     question: str | None
@@ -98,8 +98,9 @@ def where(invocation: Invocation, item: str, kind: Kind) -> None:
 def have(invocation: Invocation, items: tuple[str, ...], kind: HaveKind) -> ExitStatus:
     """Tell for each ITEM whether it is in the catalog; `-` reads items from standard input, one on a line.
 
-    An ITEM is the path of a file (found by its content), a whole digest, a URL, or an artifact id. The exit status is 0
-    if all are there and 1 if one is not. `--format ids` prints the ids of the records that hold them.
+    An ITEM is the path of a file (found by its content), a whole digest, a URL, or an artifact id; empty lines are
+    passed over. The exit status is 0 if all are there and 1 if one is not. `--format ids` prints the ids of the records
+    that hold them.
 
     \b
     Example:
@@ -210,10 +211,10 @@ def _possessions(
 
     for possession in catalog.have(questions(), kind="digest" if kind == "file" else kind):
         while (asked := waiting.popleft()).question is None:
-            yield asked.item, "file", ()
+            yield asked.item, "file" if asked.is_file else kind, ()
         yield asked.item, "file" if asked.is_file else possession.kind, possession.records
     for asked in waiting:
-        yield asked.item, "file", ()
+        yield asked.item, "file" if asked.is_file else kind, ()
 
 
 def _listed(items: tuple[str, ...]) -> Iterator[str]:
@@ -233,7 +234,7 @@ def _lines() -> Iterator[str]:
         content = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip(b"\r\n")
         if len(content) > _LINE_BYTES:
             raise click.UsageError(f"line {number} of standard input is longer than 1 MiB")
-        if content:
+        if content.strip():
             yield content.decode("utf-8", "surrogateescape")
 
 
@@ -247,12 +248,17 @@ def _as_asked(number: int, item: str, kind: HaveKind) -> _Asked:
         except OSError:
             return _Asked(item, None, is_file=True)
         return _Asked(item, digest, is_file=True)
+    if not item:
+        raise click.UsageError(f"item {number} is empty")
     try:
-        values.required_text(f"item {number}", item)
-        if kind == "digest":
+        values.required_text("item", item)
+    except InvalidValueError:  # nothing that is stored can be so
+        return _Asked(item, None, is_file=kind in {"any", "file"})
+    if kind == "digest":
+        try:
             values.digest(f"item {number}", item)
-    except InvalidValueError as error:
-        raise click.UsageError(str(error)) from error
+        except InvalidValueError as error:
+            raise click.UsageError(str(error)) from error
     return _Asked(item, item, is_file=False)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import stat
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -53,6 +55,19 @@ def read_rows(source: str, *, required: tuple[str, ...], plain: str | None = Non
         for row in rows:
             missing = [name for name in required if name not in row.values]
             yield row._replace(error=f"there is no {missing[0]}") if missing and not row.error else row
+
+
+def rows_expected(source: str) -> int | None:
+    """Return how many rows a file has, roughly: as many as lines; None for standard input and what is no file."""
+    if source == "-":
+        return None
+    try:
+        with open(source, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return None
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(_LINE_BYTES_MAX), b"")) or 1
+    except (OSError, ValueError):
+        return None
 
 
 def _csv_rows(lines: Iterator[tuple[int, str]], source: str, required: tuple[str, ...]) -> Iterator[MappingRow]:

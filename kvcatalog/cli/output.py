@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, TextIO, get_args
 
 import msgspec
@@ -24,6 +24,12 @@ Row = Mapping[str, Any]
 
 _TABLE_ROWS = 1000
 """Rows whose widths are taken together, so that a long listing streams."""
+
+_PADDED_MAX = 64
+"""A longer value stands out of its column unless most are as long, so that one does not make every row as long."""
+
+_FOLDED_MIN = 8
+"""Characters to a line of a folded value, at least."""
 
 _NESTED_ROWS = 20
 _SHORT_DIGEST = 12
@@ -49,6 +55,14 @@ class _UntilError:
         if self._error is not None:
             raise self._error
 
+    def begun(self) -> Iterable[Row]:
+        """Return the rows once it is known how they begin; raises the error that comes in place of the first."""
+        rows = iter(self)
+        first = list(islice(rows, 1))
+        if not first:
+            self.raise_it()
+        return chain(first, rows)
+
 
 class Output:
     """Writes results in one format to one stream."""
@@ -61,19 +75,21 @@ class Output:
     def rows(self, rows: Iterable[Row], columns: Sequence[str], *, identity: str | None = "id") -> None:
         """Write rows as they come; `identity` is the column that the format `ids` prints, None if there is none.
 
-        Where the rows end in an error, those before it are written whole, and then the error is raised.
+        Where the rows end in an error, those before it are written whole, and then the error is raised. If there are
+        none before it, nothing is written: that would be an empty result.
         """
+        self._refuse_ids(identity)
         until_error = _UntilError(rows)
         if self.format == "table":
-            self._write_table(until_error, columns)
+            self._write_table(until_error.begun(), columns)
         else:
-            self._write_machine_readable(until_error, columns, identity)
+            self._write_machine_readable(until_error.begun(), columns, identity)
         until_error.raise_it()
 
     def details(self, rows: Iterable[Row], columns: Sequence[str], *, identity: str | None = "id") -> None:
         """Write each row by itself where the format is table: a line for each value, a table for each list."""
         if self.format != "table":
-            self._write_machine_readable(rows, columns, identity)
+            self.rows(rows, columns, identity=identity)
             return
         for number, row in enumerate(rows):
             self._stream.write("\n" if number else "")
@@ -115,11 +131,13 @@ class Output:
             cells = [_csv_cell(row.get(column)) for column in columns]
             writer.writerow(map(visible, cells) if self._terminal else cells)
 
-    def _write_ids(self, rows: Iterable[Row], identity: str | None) -> None:
-        if identity is None:
+    def _refuse_ids(self, identity: str | None) -> None:
+        if self.format == "ids" and identity is None:
             raise UsageError("this command has no identifiers to print; choose another --format")
+
+    def _write_ids(self, rows: Iterable[Row], identity: str | None) -> None:
         for row in rows:
-            found = row[identity]
+            found = row[identity or ""]
             self._stream.writelines(
                 f"{visible(str(each))}\n"
                 for each in (found if isinstance(found, list) else [found])
@@ -141,17 +159,28 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
+        console = Console(file=self._stream, highlight=False, markup=False, emoji=False)
+        cells = [[self._cell(column, row.get(column)) for column in columns] for row in rows]
+        if console.width < _width_min(columns, cells):
+            self._write_narrowly(rows, columns)
+            return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             justify: Literal["left", "right"] = "right" if _is_numeric(rows, column) else "left"
             table.add_column(column, justify=justify, overflow="fold", no_wrap=justify == "right")
+        for row in cells:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+    def _write_narrowly(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
+        """Write each row by itself, where columns would be left out for want of room."""
         for row in rows:
-            table.add_row(*(Text(self._cell(column, row.get(column))) for column in columns))
-        Console(file=self._stream, highlight=False, markup=False, emoji=False).print(table)
+            self._write_details({column: row.get(column) for column in columns})
+            self._stream.write("\n")
 
     def _plain_lines(self, rows: Sequence[Row], columns: Sequence[str], *, header: bool) -> Iterator[str]:
         lines = [[self._cell(column, row.get(column)) for column in columns] for row in rows]
-        widths = [max(len(text) for text in cells) for cells in zip(columns, *lines, strict=True)]
+        widths = [_width([len(text) for text in cells]) for cells in zip(columns, *lines, strict=True)]
         right = [_is_numeric(rows, column) for column in columns]
         for cells in ([list(columns)] if header else []) + lines:
             padded = (
@@ -189,9 +218,21 @@ class Output:
         return visible(_csv_cell(value))
 
 
+def _width(lengths: Sequence[int]) -> int:
+    """Return how wide a column is: as the longest of its cells that does not stand out."""
+    most = max(_PADDED_MAX, sorted(lengths)[(len(lengths) - 1) // 2] * 5 // 4)
+    return max(length for length in lengths if length <= most)
+
+
+def _width_min(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table must be to show all of its columns, the long ones folded."""
+    longest = [max(map(len, each)) for each in zip(columns, *cells, strict=True)]
+    return sum(min(width, _FOLDED_MIN) for width in longest) + len(_GAP) * (len(longest) - 1)
+
+
 def _readable(column: str, value: object) -> str | None:
     """Return a size, a time or a digest as people like to read it, None for all else."""
-    if isinstance(value, int) and column.endswith("bytes"):
+    if isinstance(value, int) and (column.endswith("bytes") or column.startswith("bytes_")):
         return size_text(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%SZ")

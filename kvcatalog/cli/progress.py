@@ -84,10 +84,14 @@ def step_progress(*, is_wanted: bool) -> Iterator[Callable[[str, int, int], None
 
 
 @contextmanager
-def amount_progress(text: str, *names: str, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show a line that follows work whose end nobody knows, with its bytes and their rate.
+def amount_progress(
+    text: str, *names: str, total: Callable[[], int | None], is_wanted: bool
+) -> Iterator[Callable[[Counter[str]], None]]:
+    """Show a line that follows work on items, with their bytes and the rate of these.
 
-    `text` holds the names in braces. Yields a function that takes the counts so far, those of `bytes` among them.
+    `text` holds the names of counts in braces, which make up what is done. `total` is asked how many items there are,
+    roughly, if anybody watches; None where nobody knows. Yields a function that takes the counts so far, those of
+    `bytes` among them.
     """
     if not is_watched(is_wanted=is_wanted):
         yield lambda _: None
@@ -97,23 +101,31 @@ def amount_progress(text: str, *names: str, is_wanted: bool) -> Iterator[Callabl
     columns = (
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description}", markup=False),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
+        progress.BarColumn(),
         progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
     with _bar(columns) as bar:
-        task = bar.add_task("", total=None)
+        expected = total()
+        task = bar.add_task("", total=expected)
 
         def follow(counts: Counter[str]) -> None:
-            description = text.format_map({name: counts[name] for name in names})
-            bar.update(task, completed=counts["bytes"], description=description)
+            done = sum(counts[name] for name in names)
+            seconds = bar.tasks[0].elapsed or 1.0
+            amount = f"{size_text(counts['bytes'])}, {size_text(round(counts['bytes'] / seconds))}/s"
+            description = f"{text.format_map({name: counts[name] for name in names})}, {amount}"
+            reached = None if expected is None else max(expected, done)
+            bar.update(task, completed=done, total=reached, description=description)
 
         yield follow
 
 
 @contextmanager
-def gc_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show a line that follows a search for orphans while the context lasts; yields what takes the counts so far."""
+def gc_progress(expected: int | None, *, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
+    """Show a line that follows a search for orphans while the context lasts; yields what takes the counts so far.
+
+    `expected` is how many blobs there are, roughly, if that is known.
+    """
     if not is_watched(is_wanted=is_wanted):
         yield lambda _: None
         return
@@ -124,12 +136,14 @@ def gc_progress(*, is_wanted: bool) -> Iterator[Callable[[Counter[str]], None]]:
         progress.TextColumn("{task.completed} blobs seen, {task.fields[orphans]} orphans", markup=False),
         progress.TaskProgressColumn(show_speed=True),
         progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
     with _bar(columns) as bar:
-        task = bar.add_task("", total=None, orphans=0)
+        task = bar.add_task("", total=expected, orphans=0)
 
         def follow(counts: Counter[str]) -> None:
-            bar.update(task, completed=counts["seen"], orphans=counts["orphans"])
+            total = None if expected is None else max(expected, counts["seen"])
+            bar.update(task, completed=counts["seen"], total=total, orphans=counts["orphans"])
 
         yield follow
 

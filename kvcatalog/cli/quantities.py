@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
+from typing import Any
 
 import click
 
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.filters import parse_size
+from kvcatalog.values import DAYS_MAX
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(s|m|min|h|d|w)")
 _UNITS = {
@@ -19,8 +22,21 @@ _UNITS = {
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
 }
-_AGE_MAX = timedelta(days=100_000)
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
+
+
+class _Number(click.FloatRange):
+    """A number in a range, and no `nan`, which compares with nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
+DAYS = _Number(min=0, max=DAYS_MAX)
+SECONDS = _Number(min=0, max=DAYS_MAX * 86_400, min_open=True)
 
 
 def duration(text: str) -> timedelta:
@@ -28,7 +44,10 @@ def duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None:
         raise click.BadParameter(f"{text!r} is not a time such as 90s, 30m, 1h, 30d or 2w")
-    return min(_UNITS[match[2]] * min(float(match[1]), _AGE_MAX / _UNITS[match[2]]), _AGE_MAX)
+    number, unit = float(match[1]), _UNITS[match[2]]
+    if number > timedelta(days=DAYS_MAX) / unit:
+        raise click.BadParameter(f"{text!r} is longer than {DAYS_MAX} days")
+    return unit * number
 
 
 def size(text: str) -> int:

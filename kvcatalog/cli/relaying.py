@@ -59,7 +59,7 @@ def relayout(
     \b
     Example:
       kvcatalog relayout --to cas
-      kvcatalog relayout --to cas --to-root s3://docs/archive 'created<2025-01-01' --apply
+      kvcatalog relayout --to cas --to-root s3://a/b 'created<2025-01-01' --apply
     """  # noqa: D301 - click's mark for lines that are not wrapped
     if to is None:
         raise click.UsageError("say with --to whether blobs come to cas or to policy_path")

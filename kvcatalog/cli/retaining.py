@@ -19,7 +19,6 @@ from kvcatalog.removal.plans import Summing
 from kvcatalog.removal.plans import Totals as BlobTotals
 from kvcatalog.retention import Retention, plan_retention, rules_of
 from kvcatalog.retention.applying import UNDERTAKING
-from kvcatalog.retention.rules import DAYS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +37,7 @@ _DAY_MICROS = 86_400_000_000
 @click.option("--review", is_flag=True, help="Show what stays, and why, as well.")
 @click.option(
     "--days",
-    type=click.FloatRange(min=0, max=DAYS_MAX),
+    type=quantities.DAYS,
     metavar="N",
     help="Keep so long what no rule lets through; 0: for ever.  [default: catalog.retention_days]",
 )
@@ -70,7 +69,7 @@ def retention(
       retention:
         min_copies: 1
         rules:
-          - {name: web pages, filters: [type=text/html], days: 90, since: last_seen}
+          - {name: web, filters: [type=text/html], days: 90, since: last_seen}
           - {name: large, filters: ["bytes>1GB"], days: 30, min_copies: 0}
 
     \b

@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 
 from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
+from kvcatalog.cli.output import Output
 from kvcatalog.cli.progress import count_progress
 from kvcatalog.export_sql import ExportReport, Progress, export_to_postgres
 from kvcatalog.export_sql import export_sql as export_to
@@ -42,10 +43,12 @@ _IMPORT_COLUMNS = tuple(name for name in SqlImportReport.__struct_fields__ if na
 @click.option("--since", metavar="POSITION", help="Only what was changed since an earlier export.")
 @click.option("--table", type=click.Choice(_TABLES), help="The table that csv holds.  [default: documents]")
 @click.option("--force", is_flag=True, help="Replace a file, or tables, that are there.")
+@click.option("--json", "as_json", is_flag=True, help="Report in JSON; the group's --format knows more.")
 @click.pass_obj
 def export_sql(
     invocation: Invocation,
     *,
+    as_json: bool,
     form: Format | None,
     output: str | None,
     dsn: str | None,
@@ -71,10 +74,12 @@ def export_sql(
     \b
     Example:
       kvcatalog export-sql -o catalog.sqlite
-      kvcatalog export-sql --format postgres --filter resolver=unpaywall | psql analysis
+      kvcatalog export-sql --format postgres --filter resolver=crossref | psql db
       kvcatalog export-sql --dsn service=analysis --since 1f0c9a3e-1-12-4711-30
     """  # noqa: D301 - click's mark for lines that are not wrapped
     where = parse_filter(filters)
+    if as_json:
+        invocation.output_format = "json"
     if dsn is not None:
         if output is not None or form not in {None, "postgres"}:
             raise click.UsageError("--dsn goes with --format postgres only, and without -o")
@@ -126,6 +131,8 @@ def _report(invocation: Invocation, report: ExportReport, *, is_free: bool) -> N
     """Tell what was written, where standard output has not been taken."""
     if is_free:
         invocation.output.item(asdict(report))
+    elif invocation.output_format in {"json", "jsonl"} and invocation.verbosity >= 0:
+        Output(invocation.output_format, sys.stderr).item(asdict(report))
     else:
         invocation.note(f"{report.documents} documents, {report.variants} variants; position {report.position}")
 

@@ -8,9 +8,15 @@ from contextlib import suppress
 from typing import TextIO
 
 # C0, DEL and C1 controls; marks, embeddings, overrides and isolates that change the direction of writing; the line and
-# paragraph separators; lone surrogates, which stand for bytes of arguments and file names that are not UTF-8.
-_UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+# paragraph separators; lone surrogates, which stand for bytes of arguments and file names that are not UTF-8; and what
+# nobody sees: soft hyphens, spaces and joiners without width, byte order marks, annotations, tags. The two joiners that
+# scripts are written with (U+200C, U+200D) stay.
+_UNSAFE = (
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 _TWO_DIGITS_MAX = 0xFF
+_FOUR_DIGITS_MAX = 0xFFFF
 _ROUNDED_UP = 999.5
 
 
@@ -38,7 +44,9 @@ def discard(stream: TextIO) -> None:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return f"\\x{code:02x}" if code <= _TWO_DIGITS_MAX else f"\\u{code:04x}"
+    if code <= _TWO_DIGITS_MAX:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= _FOUR_DIGITS_MAX else f"\\U{code:08x}"
 
 
 class VisibleStream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from kvcatalog.cli.identify import find
 from kvcatalog.cli.progress import verify_progress
 from kvcatalog.cli.quantities import duration, share, size
 from kvcatalog.cli.text import discard, size_text
-from kvcatalog.filters import parse_filter
+from kvcatalog.filters import Condition, parse_filter
 from kvcatalog.verify import VerifyRun, verify_blobs
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from kvcatalog.models import DocumentRecord, Verification
     from kvcatalog.store.protocol import CatalogStore
 
-_COLUMNS = ("result", "document_ids", "storage_uri", "detail", "quarantined")
+_COLUMNS = ("result", "document_ids", "storage_uri", "detail", "quarantined", "advice")
 _SILENT = frozenset(("ok", "not hashed", "stored checksum only", "size only"))
 
 
@@ -65,10 +66,10 @@ def verify(
     at any time and goes on with what has waited longest. Variants are checked with their documents, and a blob with
     several records once.
 
-    Results are ok, corrupt, missing, unreachable (its root is not there or not ours; never a loss), and not hashed: the
-    record has no digest. With --stat-only they are stored checksum only (the digest that S3 keeps beside the bytes) or
-    size only; without it, bytes are read on S3 too. The exit status is 1 if something is corrupt or missing, else 4 if
-    something is unreachable.
+    Results are ok, corrupt, missing (or a link or folder is in its place), unreachable (its root is not there or not
+    ours; never a loss), and not hashed: the record has no digest. With --stat-only they are stored checksum only (the
+    digest that S3 keeps beside the bytes) or size only; without it, bytes are read on S3 too. `advice` is the command
+    that mends a blob. The exit status is 1 if something is corrupt or missing, else 4 if something is unreachable.
 
     \b
     Example:
@@ -76,6 +77,8 @@ def verify(
       kvcatalog verify --filter resolver=unpaywall --sample 5% --json
       kvcatalog verify doi:10.1234/abc --quarantine
     """  # noqa: D301
+    if run_id == "":
+        raise click.UsageError("--run is empty; --filter run= chooses what no run registered")
     if items and (run_id is not None or filters):
         raise click.UsageError("give RECORDs, or --run and --filter")
     if quarantine and stat_only:
@@ -99,10 +102,12 @@ def verify(
             progress=progress,
         )
         try:
-            with closing(_rows(run, lists_all=lists_all or bool(items))) as rows:
+            with closing(_rows(catalog, run, lists_all=lists_all or bool(items))) as rows:
                 _write(invocation, rows)
         finally:
             invocation.note(_summary(run))
+            if run.counts["corrupt"] or run.counts["missing"]:
+                invocation.note("`kvcatalog reconcile --refetch` tells what can be found or fetched; --apply mends it")
     if run.counts["corrupt"] or run.counts["missing"]:
         return ExitStatus.FINDINGS
     return ExitStatus.UNAVAILABLE if run.counts["unreachable"] else ExitStatus.DONE
@@ -119,8 +124,6 @@ def _chosen(
 
 def _literal(run_id: str) -> str:
     """Return a run's name as a filter takes it: a star at its end is a star."""
-    from kvcatalog.filters import Condition
-
     return str(Condition("run", "=", run_id)).removeprefix("run=")
 
 
@@ -132,14 +135,25 @@ def _bytes_to_read(catalog: CatalogStore, max_bytes: int | None, *, is_queue: bo
     return total if max_bytes is None else min(total, max_bytes)
 
 
-def _rows(run: VerifyRun, *, lists_all: bool) -> Generator[dict[str, Any]]:
+def _rows(catalog: CatalogStore, run: VerifyRun, *, lists_all: bool) -> Generator[dict[str, Any]]:
+    roots = tuple(f"{root.uri}/" for root in catalog.roots())
     for verification in run:
         if lists_all or verification.result not in _SILENT:
-            yield _row(verification)
+            row = asdict(verification) | {"document_ids": list(verification.document_ids)}
+            yield row | {"advice": _advice(verification, roots)}
 
 
-def _row(verification: Verification) -> dict[str, Any]:
-    return asdict(verification) | {"document_ids": list(verification.document_ids)}
+def _advice(verification: Verification, roots: tuple[str, ...]) -> str | None:
+    """Return which command mends a blob, or tells more of it."""
+    if verification.result in _SILENT:
+        return None
+    if verification.result == "unreachable":
+        return "kvcatalog doctor"
+    if not verification.storage_uri.startswith(roots):
+        return "it lies outside the storage roots: put it back from a copy"
+    ids = verification.document_ids
+    which = Condition("id", "=", ids[0]) if len(ids) == 1 else Condition("uri", "=", verification.storage_uri)
+    return f"kvcatalog reconcile {shlex.quote(str(which))} --refetch"
 
 
 def _write(invocation: Invocation, rows: Iterator[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kvcatalog.durable import flush_folder
-from kvcatalog.errors import OS_ERRORS, OutputExistsError, StorageFailedError
+from kvcatalog.errors import OutputExistsError, of_file
 
 _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 
@@ -101,5 +101,4 @@ def translated(path: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        kind = OS_ERRORS.get(error.errno or 0, StorageFailedError)
-        raise kind(f"{path}: {error.strerror or error}") from error
+        raise of_file(error, path) from error

@@ -43,7 +43,8 @@ def connected(dsn: str) -> Iterator[Server]:
     try:
         import psycopg
     except ImportError as error:
-        raise ConfigError("--dsn needs psycopg: pip install 'kvcatalog[postgres]'") from error
+        failure = ConfigError("--dsn needs psycopg, which is not installed")
+        raise failure.advising("pip install 'kvcatalog[postgres]'") from error
     try:
         # Statements begin and end the transaction, as they do in a script.
         with psycopg.connect(dsn, autocommit=True, client_encoding="UTF8", application_name="kvcatalog") as connection:

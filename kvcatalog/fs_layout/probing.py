@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from kvcatalog.blobs import Capability
+from kvcatalog.errors import OS_ERRORS, StorageFullError
 from kvcatalog.fs_layout.folders import RootFolder, link_descriptor, rename_exclusively
 
 
@@ -19,7 +20,7 @@ def probe(root: str) -> Iterator[Capability]:
     folder = RootFolder(root)
     try:
         with folder.staged_name() as (staging, name, descriptor):
-            yield _durable(staging, descriptor)
+            yield _durable(root, staging, descriptor)
             yield _nameless(staging)
             others = f"{name}-a", f"{name}-b"
             try:
@@ -34,12 +35,14 @@ def probe(root: str) -> Iterator[Capability]:
         folder.close()
 
 
-def _durable(staging: int, descriptor: int) -> Capability:
+def _durable(root: str, staging: int, descriptor: int) -> Capability:
     try:
         os.write(descriptor, b"kvcatalog")
         os.fsync(descriptor)
         os.fsync(staging)
     except OSError as error:
+        if OS_ERRORS.get(error.errno or 0) is StorageFullError:  # that says nothing of what it can do
+            raise StorageFullError(f"{root}: {error.strerror}") from error
         return Capability("durable writes", works=False, detail=error.strerror)
     return Capability("durable writes", works=True)
 

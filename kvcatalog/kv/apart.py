@@ -38,7 +38,8 @@ def answering(module: str, folder: engine.StrPath, *arguments: str) -> Iterator[
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         except OSError as error:
-            raise CatalogUnavailableError(f"no process can be started: {error}") from error
+            failure = CatalogUnavailableError(f"no process can be started: {error}")
+            raise failure.advising("End other processes, or raise what the user may start (ulimit -u).") from error
         with process:
             assert process.stdout is not None  # noqa: S101 - it was asked for
             try:
@@ -57,7 +58,7 @@ def serve(work: Callable[..., None]) -> None:
         work(*sys.argv[1:])
         sys.stdout.flush()
     except CatalogError as error:
-        sys.stderr.write("\n" + json.dumps([type(error).__name__, str(error)]))
+        sys.stderr.write("\n" + json.dumps([type(error).__name__, str(error), error.advice]))
         sys.stderr.flush()
         os._exit(_TOLD)
     except (BrokenPipeError, KeyboardInterrupt):
@@ -69,9 +70,9 @@ def _raise_what_ended_it(folder: engine.StrPath, status: int, said: str) -> None
         return
     lines = said.splitlines() or [""]
     if status == _TOLD:
-        name, message = json.loads(lines[-1])
+        name, message, advice = json.loads(lines[-1])
         kind = getattr(errors, name, CatalogUnavailableError)
-        raise _made(kind, message)
+        raise _made(kind, message).advising(advice)
     if status > 0:
         raise CatalogUnavailableError(f"{folder}: reading it ended with status {status}: {lines[-1]}")
     if -status in _BY_OTHERS:

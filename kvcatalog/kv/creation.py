@@ -60,9 +60,8 @@ def _make(path: Path, tables: Iterable[Table], rows: Iterable[tuple[Table, bytes
         temporary.rename(path)
     except OSError as error:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-            raise CatalogUnavailableError(
-                f"{path} is in the way: it is neither a catalog nor an empty folder"
-            ) from error
+            failure = CatalogUnavailableError(f"{path} is in the way: it is neither a catalog nor an empty folder")
+            raise failure.advising("Give the catalog a path of its own.") from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -155,6 +155,27 @@ def tables_in(raw: RawEnvironment) -> dict[Table, RawDatabase]:
     return {Table(name, sets=bool(handle.flags()["dupsort"])): handle for name, handle in handles}
 
 
+def has_readers_of_this_process(raw: RawEnvironment) -> bool:
+    """Tell whether the lock table holds a slot with this process's id."""
+    lines = raw.readers().splitlines()[1:]  # a heading, then process, thread and transaction
+    return any(line.split()[:1] == [str(os.getpid())] for line in lines)
+
+
+def foreign(path: StrPath) -> CatalogError:
+    """Return the error for an environment that another program has made."""
+    error = DatabaseDamagedError(f"{path} is an LMDB environment, but no catalog of ours")
+    return error.advising("Check the path: the database belongs to another program, and was left as it is.")
+
+
+def has_table(raw: RawEnvironment, table: Table) -> bool:
+    """Tell whether an environment has a table."""
+    try:
+        open_table(raw, None, table, create=False)
+    except (lmdb.NotFoundError, lmdb.IncompatibleError):
+        return False
+    return True
+
+
 def code(error: lmdb.Error) -> int:
     """Return the number of an error: the operating system's or, below zero, the engine's; 0 for the binding's own."""
     return getattr(error, "code", 0)
@@ -181,10 +202,8 @@ def translate(error: lmdb.Error, path: StrPath) -> CatalogError:
 
 def _process_id_taken(path: StrPath) -> CatalogError:
     """Return the error for a lock by which others see that this process lives, and which another one has."""
-    return CatalogUnavailableError(
-        f"{path}: a process in another container has the id {os.getpid()} as well; run both in one process namespace,"
-        " or give each container a catalog of its own"
-    )
+    error = CatalogUnavailableError(f"{path}: a process in another container has the id {os.getpid()} as well")
+    return error.advising("Run both in one process namespace, or give each container a catalog of its own.")
 
 
 def _is_full(path: StrPath) -> bool:

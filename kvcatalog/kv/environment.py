@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 import threading
 import time
 import weakref
@@ -104,12 +105,16 @@ class Environment:
     def close(self) -> None:
         """Give back one use; with the last one the files are closed, once every transaction has ended.
 
-        MapLimitError if snapshots stay open for too long: then the environment stays open, too.
+        On the way out of an interruption a transaction of this thread that is still open is one whose end was
+        interrupted, and is given up. MapLimitError if snapshots stay open for too long: then the environment stays
+        open, too.
         """
         with _registry_lock:
             if self.users > 1:
                 self.users -= 1
                 return
+        if not isinstance(sys.exc_info()[1], Exception | None):
+            self._give_up_here()
         with self._at_rest(REST_SECONDS_MAX), _registry_lock:
             self.users -= 1
             if self.users > 0 or self._closed:  # opened again meanwhile, or closed too often
@@ -122,11 +127,6 @@ class Environment:
         """Free the reader slots of processes that died; return how many."""
         with self._in_use() as raw:
             return raw.reader_check()
-
-    def last_transaction(self) -> int:
-        """Return the number of the last committed transaction of any process."""
-        with self._in_use() as raw:
-            return raw.info()["last_txnid"]
 
     def file_figures(self) -> tuple[int, int]:
         """Return the size of the data file, and how much of it is taken by the last page in use, in bytes."""
@@ -150,6 +150,13 @@ class Environment:
                         answers[table.name] = visit(table, cursor)
             return answers
 
+    def count_rows(self) -> int:
+        """Return how many values all tables that there are hold."""
+        with self._in_use() as raw:
+            handles = engine.tables_in(raw).values()
+            with raw.begin() as transaction:
+                return sum(transaction.stat(handle)["entries"] for handle in handles)
+
     def translated(self, error: engine.Error) -> Exception:
         """Return one of the engine's errors as ours; MapFull stays as it is for whoever can grow the map."""
         return error if isinstance(error, engine.MapFull) else engine.translate(error, self.path)
@@ -165,7 +172,7 @@ class Environment:
     def begin(self, use: Use, *, write: bool) -> tuple[engine.RawTransaction, _Ticket]:
         """Begin an engine's transaction for a ReadTransaction, curing what can be cured; returns what `ended` takes."""
         if write and self.read_only:
-            raise CatalogUnavailableError(f"{self.path} was opened for reading only")
+            raise CatalogUnavailableError(f"{self.path} was opened for reading only").advising("Open it for writing.")
         cured: set[type[engine.Error]] = set()
         while True:
             ticket = self._enter(use)
@@ -254,6 +261,15 @@ class Environment:
         uses = [ticket() for ticket in list(self._uses) if ticket is not besides]
         return any(use is not None and use.thread == thread for use in uses)
 
+    def _give_up_here(self) -> None:
+        """End the uses of this thread."""
+        thread = threading.get_ident()
+        for ticket in list(self._uses):
+            use = ticket()
+            if use is not None and use.thread == thread:
+                use.give_up()
+                self._uses.discard(ticket)
+
     def _make_gate(self) -> None:
         self._gate = threading.Lock()
         self._uses: set[_Ticket] = set()
@@ -323,7 +339,7 @@ class Environment:
         except StoragePermissionError:
             if not self.read_only:
                 raise
-        raw = self._map(kind)
+        raw = self._without_namesake(self._map(kind), kind)
         guard: LockGuard | None = None
         try:
             if self.locking:
@@ -331,7 +347,7 @@ class Environment:
                 raw.reader_check()
             while True:
                 try:
-                    self.handles = _open_tables(raw, self._tables, read_only=self.read_only)
+                    self.handles = self._open_tables(raw)
                     break
                 except engine.MapResized:  # others made it larger since it was mapped
                     raw.set_mapsize(0)
@@ -347,6 +363,23 @@ class Environment:
         self._guard = guard
         return raw
 
+    def _without_namesake(self, raw: engine.RawEnvironment, kind: int) -> engine.RawEnvironment:
+        """Free the reader slots of a dead process that had our process id, as in a container that was started again.
+
+        They would keep pages from being used again for ever: the engine takes them for ours, and a check passes them
+        over. On closing it frees all that have our id, if it has had one of them.
+        """
+        if not self.locking or not engine.has_readers_of_this_process(raw):
+            return raw
+        try:
+            with raw.begin():
+                pass
+        except engine.Error as error:
+            raise engine.translate(error, self.path) from error
+        finally:
+            raw.close()
+        return self._map(kind)
+
     def _make_guard(self) -> LockGuard | None:
         lock_file = os.path.join(self.path, preflight.LOCK_FILE)
         try:
@@ -355,6 +388,17 @@ class Environment:
             if self.read_only and error.errno in {errno.ENOENT, errno.EROFS}:
                 return None  # on read-only media the engine uses no lock file, and nobody writes there
             raise engine.translate_os_error(error, lock_file) from error
+
+    def _open_tables(self, raw: engine.RawEnvironment) -> dict[Table, engine.RawDatabase]:
+        """Open each table, making those that are not there yet; for a reader a missing one is an error."""
+        if self._tables and not any(engine.has_table(raw, table) for table in self._tables):
+            raise engine.foreign(self.path)
+        if self.read_only:
+            # Without a transaction of its own a handle is opened in one that the binding commits; a reader's that is
+            # passed in it only resets, and the handle would be lost.
+            return {table: engine.open_table(raw, None, table, create=False) for table in self._tables}
+        with raw.begin(write=True) as transaction:
+            return {table: engine.open_table(raw, transaction, table, create=True) for table in self._tables}
 
     def _map(self, kind: int) -> engine.RawEnvironment:
         """Open the engine with as much of the map as there are addresses for."""
@@ -402,7 +446,8 @@ def open_environment(
             )
             _open_environments[path] = environment
         elif environment.durable != durable or (environment.read_only and not read_only):
-            raise CatalogUnavailableError(f"{path} is already open in this process, read-only or with other durability")
+            error = CatalogUnavailableError(f"{path} is open in this process, read-only or with other durability")
+            raise error.advising("Open it in the same way, or close it first.")
         environment.users += 1
         return environment
 
@@ -411,18 +456,6 @@ def affordable(size: int) -> int:
     """Return at most a quarter of the address space that the process may use."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return size if limit == resource.RLIM_INFINITY else max(MAP_SIZE_BYTES_MIN, min(size, limit // 4))
-
-
-def _open_tables(
-    raw: engine.RawEnvironment, tables: Iterable[Table], *, read_only: bool
-) -> dict[Table, engine.RawDatabase]:
-    """Open each table, making those that are not there yet; for a reader a missing one is an error."""
-    if read_only:
-        # Without a transaction of its own a handle is opened in one that the binding commits; a reader's that is
-        # passed in it only resets, and the handle would be lost.
-        return {table: engine.open_table(raw, None, table, create=False) for table in tables}
-    with raw.begin(write=True) as transaction:
-        return {table: engine.open_table(raw, transaction, table, create=True) for table in tables}
 
 
 def _let_go_after_fork() -> None:

@@ -52,35 +52,57 @@ class PostedCall(Call):
         """Do nothing: the future is told outside the door."""
 
     def tell(self) -> None:
-        """Give the future what came of the call; a second time goes on where the first was interrupted."""
-        if not self.future.done():
-            if self.error is not None and self.before_failing is not None:
-                try:
-                    self.before_failing(self.error)
-                except Exception:  # noqa: BLE001 - the call has its own error to tell
-                    _log.exception("what comes before a failure failed itself")
-            with suppress(InvalidStateError):  # another thread was quicker
-                if self.error is None:
-                    self.future.set_result(self.result)
-                else:
-                    self.future.set_exception(self.error)
-        self.future.call_back()
+        """Give the future what came of the call; what hangs on it is called by `callbacks`."""
+        if self.future.done():
+            return
+        if self.error is not None and self.before_failing is not None:
+            try:
+                self.before_failing(self.error)
+            except Exception:  # noqa: BLE001 - the call has its own error to tell
+                _log.exception("what comes before a failure failed itself")
+        with suppress(InvalidStateError):  # another thread was quicker
+            if self.error is None:
+                self.future.set_result(self.result)
+            else:
+                self.future.set_exception(self.error)
 
 
 class PostedFuture(Future[Any]):
-    """A future of which each callback is called once, whatever the ones before it raise."""
+    """A future that calls nobody when it is given its result: each callback is called once, by `call_back`.
+
+    So whoever gives results is never held up by what hangs on them, which may wait for other results. What is added
+    after they were called is called at once, and after cancelling it is whoever cancels that calls.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._callbacks: deque[Callback] = deque()
+        self._is_called = False
+        super().add_done_callback(cast("Callback", PostedFuture._after_cancelling))
 
     def add_done_callback(self, fn: Callback) -> None:
-        """Call a function with this future when it is done; what it raises is logged."""
+        """Have a function called with this future when it is done; what it raises is logged."""
         self._callbacks.append(fn)
-        super().add_done_callback(cast("Callback", PostedFuture.call_back))
+        if self._is_called:
+            self._call_waiting()
+
+    def closes(self) -> bool:
+        """Take note that the future is done; tell whether that leaves somebody to be called by `call_back`."""
+        if not self._callbacks:
+            self._is_called = True
+        return bool(self._callbacks)
 
     def call_back(self) -> None:
         """Call whom nobody has called yet; an interruption leaves the rest to whoever comes here next."""
+        self._call_waiting()
+        self._is_called = True
+        self._call_waiting()
+
+    def _after_cancelling(self) -> None:
+        if self.cancelled():
+            self.call_back()
+
+    def _call_waiting(self) -> None:
         while self._callbacks:
             try:
                 _first(self._callbacks)(self)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from kvcatalog.durable import write_whole
@@ -16,6 +19,7 @@ from kvcatalog.errors import (
 )
 from kvcatalog.kv import engine
 from kvcatalog.kv.freelist import FreelistError, free_pages
+from kvcatalog.kv.pages import Layout, Moment
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
@@ -33,6 +37,8 @@ class _Meta(NamedTuple):
     free_root: int
     last_page: int
     transaction: int
+    free: bytes
+    tables: bytes
 
 
 _READER_SLOT_BYTES = 64
@@ -94,6 +100,19 @@ def check_data_file(folder: engine.StrPath) -> int:
         os.close(descriptor)
 
 
+def moment_of(path: str, descriptor: int, commit: int | None = None) -> tuple[Layout, Moment] | None:
+    """Return what a meta page of a data file says of a commit, the last one if none is given.
+
+    None where later ones have taken its place.
+    """
+    kind, metas = _metas(path, descriptor)
+    for meta in sorted(metas, key=lambda meta: -meta.transaction):
+        if commit in {None, meta.transaction}:
+            layout = Layout(meta.page_bytes, _META_HEADER_BYTES[kind])
+            return layout, Moment(meta.free, meta.tables, meta.last_page)
+    return None
+
+
 def prepare_lock_file(folder: engine.StrPath) -> None:
     """Make sure that every byte of the lock file is backed by the disk, since the engine writes it through a map.
 
@@ -122,21 +141,34 @@ def prepare_lock_file(folder: engine.StrPath) -> None:
 
 
 def _create_lock_file(folder: engine.StrPath, path: str) -> None:
-    temporary = os.path.join(folder, f".{LOCK_FILE}.{os.urandom(8).hex()}")
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
-        try:
+        with _new_file(folder) as (descriptor, link):
             _give_to_owner_of_data(folder, descriptor)
             write_whole(descriptor, bytes(_LOCK_HEADER_BYTES + _READER_SLOT_BYTES * engine.READERS_MAX))
             os.fsync(descriptor)
-            os.link(temporary, path)
-        except FileExistsError:
-            return  # another process was faster, and its file is as good
-        finally:
-            os.close(descriptor)
-            os.unlink(temporary)
+            with suppress(FileExistsError):  # another process was faster, and its file is as good
+                os.link(link, path, src_dir_fd=descriptor, follow_symlinks=True)
     except OSError as error:
         raise engine.translate_os_error(error, path) from error
+
+
+@contextmanager
+def _new_file(folder: engine.StrPath) -> Iterator[tuple[int, str]]:
+    """Yield a new file and the path by which it can be linked; where it can have no name, nothing is left of it."""
+    name = ""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o664)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
+            raise
+        name = os.path.join(folder, f".{LOCK_FILE}.{os.urandom(8).hex()}")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
+    try:
+        yield descriptor, os.path.abspath(name) if name else f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+        if name:
+            os.unlink(name)
 
 
 def _give_to_owner_of_data(folder: engine.StrPath, descriptor: int) -> None:
@@ -154,7 +186,10 @@ def _check_owner(path: str, status: os.stat_result, folder_status: os.stat_resul
     if not stat.S_ISREG(status.st_mode):
         raise DatabaseDamagedError(f"{path} is not a regular file")
     if status.st_uid not in {os.geteuid(), 0, folder_status.st_uid}:
-        raise CatalogUnavailableError(f"{path} belongs to user {status.st_uid}, who owns neither the folder nor you")
+        error = CatalogUnavailableError(
+            f"{path} belongs to user {status.st_uid}, who does not own its folder, nor are you"
+        )
+        raise error.advising("Use it as that user, or see who put it there.")
 
 
 def _check_meta(path: str, descriptor: int) -> int:
@@ -173,7 +208,13 @@ def _check_meta(path: str, descriptor: int) -> int:
 
 
 def _newest_meta(path: str, descriptor: int) -> tuple[int, _Meta]:
-    """Read both meta pages as LMDB lays them out on 64-bit hosts and return the newer one.
+    """Return which engine wrote a data file, and the newer one of its meta pages."""
+    kind, metas = _metas(path, descriptor)
+    return kind, max(metas, key=lambda meta: meta.transaction)
+
+
+def _metas(path: str, descriptor: int) -> tuple[int, list[_Meta]]:
+    """Read both meta pages as LMDB lays them out on 64-bit hosts.
 
     After the page header stand magic, version, map address and map size (4, 4, 8 and 8 bytes), two 48-byte database
     descriptions of which the first, of the free pages, begins with the page size and ends with the tree's root, the
@@ -191,12 +232,18 @@ def _newest_meta(path: str, descriptor: int) -> tuple[int, _Meta]:
         if len(second) < page_bytes:
             raise DatabaseDamagedError(f"{path} is shorter than its two meta pages")
         metas = [
-            _Meta(page_bytes, *struct.unpack_from("<Q48xQQ", meta, header_bytes + 64))
+            _meta(page_bytes, meta[header_bytes + 24 :])
             for meta in (first, second)
             if struct.unpack_from("<I", meta, header_bytes)[0] == _MAGIC
         ]
-        return kind, max(metas, key=lambda meta: meta.transaction)
-    raise DatabaseDamagedError(f"{path} is no LMDB database: neither engine's meta page is there")
+        return kind, metas
+    error = DatabaseDamagedError(f"{path} is no LMDB database: neither engine's meta page is there")
+    raise error.advising("Check the path; if a catalog lay there, keep a copy of the file and restore a backup.")
+
+
+def _meta(page_bytes: int, described: bytes) -> _Meta:
+    free_root, last_page, transaction = struct.unpack_from("<40xQ48xQQ", described)
+    return _Meta(page_bytes, free_root, last_page, transaction, described[:48], described[48:96])
 
 
 def _all_free(descriptor: int, kind: int, meta: _Meta, first_page: int) -> bool:

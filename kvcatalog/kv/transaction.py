@@ -32,6 +32,9 @@ class Use:
 
     thread: int
 
+    def give_up(self) -> None:
+        """End what an interruption has left open."""
+
 
 class ReadTransaction(Use):
     """A snapshot of the environment."""
@@ -48,8 +51,12 @@ class ReadTransaction(Use):
     def __enter__(self) -> Self:
         environment = self._environment
         self._epoch = environment.epoch
-        self._raw, self._ticket = environment.begin(self, write=self._writes)
-        self._handles = environment.handles
+        try:
+            self._raw, self._ticket = environment.begin(self, write=self._writes)
+            self._handles = environment.handles
+        except BaseException:
+            self.give_up()
+            raise
         return self
 
     def __exit__(
@@ -73,6 +80,17 @@ class ReadTransaction(Use):
 
     def _end(self, raw: engine.RawTransaction, *, failed: bool) -> None:  # noqa: ARG002  a reader's end is the same
         raw.abort()
+
+    def give_up(self) -> None:
+        """End what an interruption has left open on entering or leaving."""
+        with suppress(AttributeError, engine.Error):
+            if self._epoch == self._environment.epoch:
+                self._raw.abort()
+        self._environment.let_go(self)
+
+    def commit_number(self) -> int:
+        """Return the number of the last commit that it sees; in a write transaction, of the one that it will be."""
+        return self._raw.id()
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return the value under a key; of a set, the lowest."""
@@ -193,7 +211,7 @@ class WriteTransaction(ReadTransaction):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.number = self._raw.id()
+        self.number = self.commit_number()
         number, state = self._environment.carried
         self.inherited = state if number + 1 == self.number else None
         return self
@@ -214,13 +232,6 @@ class WriteTransaction(ReadTransaction):
                 self._environment.carried = (self.number, state)
                 raise
             self._environment.carried = (self.number, state)
-
-    def give_up(self) -> None:
-        """End what an interruption has left open on entering or leaving."""
-        with suppress(AttributeError, engine.Error):
-            if self._epoch == self._environment.epoch:
-                self._raw.abort()
-        self._environment.let_go(self)
 
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:
         """Set the value under a key; in a table of sets, add it.

@@ -8,8 +8,8 @@ The engine lets go of the interpreter's lock with every row, which costs next to
 So those who were answered are woken by the next leader just before it commits: they run while it waits for the disk,
 and nobody runs while it applies. Each wakes the one behind it, so that they do not all ask for that lock at once.
 
-Calls that nobody waits for are told by a thread of their own, outside the door: what hangs on their futures may take
-its time, use the catalog, or fail, and holds up nobody who writes.
+Calls that nobody waits for are told by a thread of their own, outside the door, and what hangs on their futures is
+called by another one: it may take its time, use the catalog, wait for other futures, or fail, and holds up nobody.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, cast
 
 from kvcatalog.errors import CatalogClosedError, CatalogError, OutcomeUnknownError
 from kvcatalog.kv import engine
+from kvcatalog.kv.attending import Attendant
+from kvcatalog.kv.callbacks import Callbacks
 from kvcatalog.kv.calls import Call, Operation, Result
 from kvcatalog.kv.commits import ApartError, Commits, RejectedError
 from kvcatalog.kv.environment import Environment
@@ -51,9 +53,6 @@ WAKE_SECONDS_MAX = 0.25
 
 POSTED_CALLS_MAX = 8192
 """How many calls may wait until whoever posts another one has to help."""
-
-LINGER_SECONDS = 0.02
-"""How long the thread for posted calls waits for more; a process that ends waits for it."""
 
 
 class Writer:
@@ -92,10 +91,8 @@ class Writer:
         self._wanted = sys.maxsize
         self._untold: deque[PostedCall] = deque()
         self._expected = 0
-        self._server_gate = threading.Lock()
-        self._server: threading.Thread | None = None
-        self._rest = threading.Lock()
-        self._rest.acquire()
+        self._server = Attendant("kvcatalog writer")
+        self._callbacks = Callbacks()
 
     def post(
         self, operation: Operation[Result], before_failing: Callable[[BaseException], None] | None = None
@@ -116,10 +113,11 @@ class Writer:
             while not call.done:
                 self._lead()
             self._tell()
+            self._callbacks.start()
         elif len(self._waiting) >= POSTED_CALLS_MAX:
             self._lead()
         else:
-            self._rouse()
+            self._server.rouse()
         return call.future
 
     @property
@@ -177,7 +175,7 @@ class Writer:
             self._gathered.release()
 
     def _tell(self) -> None:
-        """Give the futures of posted calls what came of them; never inside the door, since it calls what hangs on them.
+        """Give the futures of posted calls what came of them; what hangs on them is left to be called.
 
         A call stays in the queue until that is over, so an interruption loses nobody. Two threads may be at it.
         """
@@ -185,62 +183,33 @@ class Writer:
             with suppress(IndexError):  # somebody else was quicker
                 call = self._untold[0]
                 call.tell()
+                self._callbacks.add(call.future)
                 with suppress(ValueError):
                     self._untold.remove(call)
 
     def _served(self) -> bool:
         """See that a thread works off what was posted; False if there can be none, as when the interpreter ends."""
-        if not threading.main_thread().is_alive():
-            return False  # Python 3.11 still starts threads then, and waits for none
-        if self._server is None:
-            with self._server_gate:
-                if self._server is None:
-                    thread = threading.Thread(target=self._serve, name="kvcatalog writer")
-                    try:
-                        thread.start()
-                    except RuntimeError:
-                        return False
-                    self._server = thread
-        return True
+        return self._server.serves(self)
 
-    def _rouse(self) -> None:
-        """Let the thread look that works off what was posted."""
-        if self._rest.locked():
-            with suppress(RuntimeError):  # somebody else was quicker
-                self._rest.release()
-
-    def _serve(self) -> None:
-        """Work off what is posted until nothing has come for a moment; it is no daemon, so the process waits for it."""
-        this = threading.current_thread()
+    def do(self) -> None:
+        """Work off what is posted, in the thread for that."""
         try:
-            while True:
-                roused = self._rest.acquire(timeout=LINGER_SECONDS)
-                while self._has_posted():
-                    try:
-                        if self._waiting:
-                            self._lead()
-                        self._tell()
-                    except BaseException as error:  # noqa: BLE001 - the next call needs this thread
-                        _log_failure(self._environment.path, error)
-                if roused:
-                    continue
-                with self._server_gate:
-                    self._server = None
-                    # Whoever posts now either finds no server, or was seen here.
-                    if not self._has_posted():
-                        return
-                    self._server = this
-        finally:
-            with self._server_gate:
-                if self._server is this:
-                    self._server = None
+            if self._waiting:
+                self._lead()
+            self._tell()
+            self._callbacks.start()
+        except BaseException as error:  # noqa: BLE001 - the next call needs this thread
+            _log_failure(self._environment.path, error)
 
-    def _has_posted(self) -> bool:
+    def is_left(self) -> bool:
         """Tell whether anything is left for the thread; a call that is done is untold before it waits no more."""
         return bool(self._waiting or self._untold)
 
     def close(self) -> None:
-        """Let those through who wait, and refuse whoever comes later; every future that was given out is done then."""
+        """Let those through who wait, and refuse whoever comes later; every future that was given out is done then.
+
+        What hangs on futures is called here if the thread for that has not come to it yet.
+        """
         try:
             with self._door:
                 self._leading = None
@@ -252,6 +221,7 @@ class Writer:
             self._wake_next()
         self._environment.fork_hooks.discard(self)
         self._tell()
+        self._callbacks.call_here()
 
     def _wake_next(self) -> None:
         """Let the first in the queue see whether it has to lead, and the thread what it has to tell.
@@ -260,7 +230,7 @@ class Writer:
         processes write, they are woken now.
         """
         if self._untold:
-            self._rouse()
+            self._server.rouse()
         if self._commits.has_company:
             self._wake_answered()
         try:
@@ -269,7 +239,7 @@ class Writer:
             self._wake_answered()
         else:
             if first.is_posted:
-                self._rouse()
+                self._server.rouse()
             else:
                 first.notify()
 
@@ -304,7 +274,7 @@ class Writer:
             with self._around_batch(len(self._begun)):
                 self._answer([call for call in self._begun if call.begin()])
         except BaseException as error:
-            if not isinstance(error, Exception) and threading.current_thread() is not self._server:
+            if not isinstance(error, Exception) and threading.current_thread() is not self._server.thread:
                 raise
             self._settle_failed(error)
         self._commits.forget()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from kvcatalog.store.protocol import CatalogStore
 
-BATCH_LINES = 10_000
+BATCH_LINES = 20_000
 BATCH_LINES_HASHED = 1_000
 BATCH_BYTES = 32 << 20
 PROGRESS_LINES = 10_000

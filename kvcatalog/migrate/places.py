@@ -33,6 +33,7 @@ class Places:
 
     def __init__(self, bases: list[str]) -> None:
         self._bases = list(dict.fromkeys(bases))
+        self._missing_folder: str | None = None
 
     def find(self, location: str) -> Place:
         """Return the first place of a location where there is a regular file, or else its first place at all.
@@ -41,25 +42,44 @@ class Places:
         """
         try:
             if location.startswith("/"):
-                return _place(absolute_path(location))
+                return self._place(absolute_path(location))
             if has_scheme(location):
-                return _place_of_uri(location)
+                return self._place_of_uri(location)
             return self._find_below_bases(location)
         except ValueError as error:
             raise BrokenLineError("invalid-path") from error
 
     def _find_below_bases(self, location: str) -> Place:
-        first = _place(absolute_path(location, self._bases[0]))
+        first = self._place(absolute_path(location, self._bases[0]))
         if first.size is not None:
             return first
-        others = (_place(absolute_path(location, base)) for base in self._bases[1:])
+        others = (self._place(absolute_path(location, base)) for base in self._bases[1:])
         return next((place for place in others if place.size is not None), first)
 
     def uris(self, location: str) -> set[str]:
         """Return the URIs of all places where `find` looks for a location that it found valid."""
         if has_scheme(location):
-            return {_place_of_uri(location).uri}
+            return {self._place_of_uri(location).uri}
         return {uri_of(absolute_path(location, base)) for base in self._bases}
+
+    def _place_of_uri(self, uri: str) -> Place:
+        local = file_path(uri)
+        if local is None:
+            uri.encode()
+            return Place(uri, None, None)
+        return self._place(local)
+
+    def _place(self, path: str) -> Place:
+        uri = uri_of(path)
+        folder = path[: path.rfind("/")]
+        if folder == self._missing_folder:  # many files of a store that is not there lie in the same one
+            return Place(uri, path, None)
+        try:
+            status = os.stat(path)
+        except OSError:
+            self._missing_folder = None if os.path.lexists(folder or "/") else folder
+            return Place(uri, path, None)
+        return Place(uri, path, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
 
 def bases(manifest_path: Path | None, base_dir: str | os.PathLike[str] | None) -> list[str]:
@@ -67,20 +87,3 @@ def bases(manifest_path: Path | None, base_dir: str | os.PathLike[str] | None) -
     folder = absolute_path(manifest_path.parent if manifest_path else ".")
     given = [absolute_path(base_dir)] if base_dir else []
     return [*given, folder, absolute_path("..", folder)]
-
-
-def _place_of_uri(uri: str) -> Place:
-    local = file_path(uri)
-    if local is None:
-        uri.encode()
-        return Place(uri, None, None)
-    return _place(local)
-
-
-def _place(path: str) -> Place:
-    uri = uri_of(path)
-    try:
-        status = os.stat(path)
-    except OSError:
-        return Place(uri, path, None)
-    return Place(uri, path, status.st_size if stat.S_ISREG(status.st_mode) else None)

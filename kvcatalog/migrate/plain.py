@@ -18,39 +18,42 @@ from kvcatalog.migrate.lines import Claim
 _Text = Annotated[str, Meta(min_length=1)]
 
 
-class _PlainLine(Struct, gc=False):
-    """What is typed None must be absent: with a value there, another one would not decide."""
+class _PlainLine(Struct, gc=False, kw_only=True):
+    """What is typed None must be absent: with a value there, another one would not decide.
 
-    work_id: _Text
-    url: _Text
-    resolver: _Text
+    Fields are in the order in which pipelines write them, since each is looked for from the one before on.
+    """
+
+    artifact_id: None = None
+    bytes: None = None
     classification: Literal["pdf", "html", "xml", "pdf_unknown"]
-    timestamp: _Text
+    content_length: Annotated[int, Meta(ge=0, le=values.INTEGER_MAX)]
+    content_type: str | None = None
+    created_at: None = None
+    doc_id: None = None
+    dry_run: bool | None = None
+    extracted_text_path: None = None
+    html_paths: Annotated[list[None], Meta(max_length=0)] | None = None
+    mime: None = None
+    ok: None = None
+    outcome: None = None
     path: _Text
     # pdf_path comes after path, and original_url after url: with those there, they do not decide.
-    content_length: Annotated[int, Meta(ge=0, le=values.INTEGER_MAX)]
-    sha256: str | None = None
-    content_type: str | None = None
-    run_id: str | None = None
     record_type: Literal["manifest"] | None = None
-    schema_version: int | None = None
-    dry_run: bool | None = None
-    html_paths: Annotated[list[None], Meta(max_length=0)] | None = None
-    artifact_id: None = None
-    doc_id: None = None
-    source_url: None = None
+    resolver: _Text
     resolver_name: None = None
-    outcome: None = None
-    status: None = None
-    ok: None = None
-    mime: None = None
-    bytes: None = None
-    size_bytes: None = None
+    run_id: str | None = None
+    schema_version: int | None = None
     sha: None = None
+    sha256: str | None = None
+    size_bytes: None = None
+    source_url: None = None
+    status: None = None
     storage_uri: None = None
-    extracted_text_path: None = None
+    timestamp: _Text
     ts: None = None
-    created_at: None = None
+    url: _Text
+    work_id: _Text
 
 
 _decode = msgspec.json.Decoder(_PlainLine).decode

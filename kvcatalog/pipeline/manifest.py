@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Self
 
 from kvcatalog import clock
-from kvcatalog.errors import OS_ERRORS, CatalogError, InvalidValueError, StorageFailedError, StorageFullError
+from kvcatalog.errors import CatalogError, InvalidValueError, StorageFullError, of_file
 from kvcatalog.pipeline.fetched import Fetched
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
@@ -79,7 +79,7 @@ class Manifest:
             self._ends_in_part = False
 
     def _failure(self, error: OSError) -> CatalogError:
-        return OS_ERRORS.get(error.errno or 0, StorageFailedError)(f"{self._path}: {error.strerror or error}")
+        return of_file(error, self._path)
 
 
 def config_hash(settings: object) -> str:

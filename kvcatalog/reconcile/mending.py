@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import groupby
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -76,6 +76,13 @@ class Step(Struct, frozen=True):
     detail: str | None = None
 
 
+class _Digested(NamedTuple):
+    """A blob that nothing refers to, and its digest, empty if it is not there any more."""
+
+    sha256: str
+    storage_uri: str
+
+
 class Reconciling:
     """One run; `plan` changes nothing, `apply` does each step as it comes, under the lease of a collection."""
 
@@ -101,13 +108,9 @@ class Reconciling:
                 lacking.add(each)
             for blob in unknown(self._catalog, self._roots):
                 found.add(blob)
-            merged = heapq.merge(lacking, found, key=lambda row: row[0])
+            merged: Iterator[Broken | Unknown] = heapq.merge(lacking, found, key=lambda row: row[0])
             for _, group in groupby(merged, key=lambda row: row[0]):
-                rows = list(group)
-                yield from self._together(
-                    [row for row in rows if isinstance(row, Broken)],
-                    [row.storage_uri for row in rows if isinstance(row, Unknown)],
-                )
+                yield from self._together(group)
 
     def apply(self, collection: Collection) -> Iterator[Step]:
         """Do each step, and yield what came of it; `collection` is one of the same catalog, whose lease is held."""
@@ -117,20 +120,40 @@ class Reconciling:
             do = does.get(step.action)
             yield step if do is None else do(step, epoch)
 
-    def _together(self, lacking: list[Broken], uris: list[str]) -> Iterator[Step]:
-        """Yield the steps for what has one size."""
-        digests = {digest: uri for uri in reversed(uris) if (digest := self._digest(uri))} if lacking else {}
-        used: set[str] = set()
-        for each in lacking:
-            uri = digests.get(each.sha256)
-            if uri is None:
-                yield self._without(each)
-            else:
-                used.add(uri)
-                yield structs.replace(self._step("rebind", each), storage_uri=uri, former_uri=each.storage_uri)
-        for uri in uris:
-            if uri not in used:
-                yield self._for_unknown(uri)
+    def _together(self, rows: Iterator[Broken | Unknown]) -> Iterator[Step]:
+        """Yield the steps for what has one size: first comes what is broken, by digest, then what is unknown."""
+        with SortedRows(Broken) as lacking, SortedRows(_Digested) as digested:
+            has_lacking = False
+            for row in rows:
+                if isinstance(row, Broken):
+                    has_lacking = True
+                    lacking.add(row)
+                elif has_lacking:
+                    digested.add(_Digested(self._digest(row.storage_uri) or "", row.storage_uri))
+                else:
+                    yield self._for_unknown(row.storage_uri)
+            yield from self._matched(lacking, digested)
+
+    def _matched(self, lacking: SortedRows[Broken], digested: SortedRows[_Digested]) -> Iterator[Step]:
+        """Yield the steps for what is broken and what was read, both by digest; of equal blobs the first is taken."""
+        left = iter(digested)
+        found = next(left, None)
+        for sha256, group in groupby(lacking, key=lambda each: each.sha256):
+            while found is not None and found.sha256 < sha256:
+                yield self._for_unknown(found.storage_uri)
+                found = next(left, None)
+            taken = found if found is not None and found.sha256 == sha256 else None
+            for each in group:
+                if taken is None:
+                    yield self._without(each)
+                else:
+                    step = self._step("rebind", each)
+                    yield structs.replace(step, storage_uri=taken.storage_uri, former_uri=each.storage_uri)
+            if taken is not None:
+                found = next(left, None)
+        while found is not None:
+            yield self._for_unknown(found.storage_uri)
+            found = next(left, None)
 
     def _without(self, each: Broken) -> Step:
         """Return the step for what is found nowhere."""

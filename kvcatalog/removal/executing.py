@@ -7,7 +7,7 @@ between leaves announcements, and whoever comes next finds out from them what wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import islice
 from time import perf_counter
@@ -94,12 +94,15 @@ class Collection:
         if self._has_executed:
             telemetry.gc_finished(perf_counter() - self._started)
 
-    def execute(self, plan: str, items: Iterable[PlanItem]) -> Iterator[Result]:
+    def execute(
+        self, plan: str, items: Iterable[PlanItem], *, told: Callable[[Result], object] = lambda _result: None
+    ) -> Iterator[Result]:
         """Move what a plan names to the trash, `.kvcatalog/trash/<plan>/<path>`, and yield what became of each item.
 
         An item's blob is gone, durably, when its result appears; whoever stops iterating stops the plan there. Nothing
-        that is referred to or held goes, or that is not as it was when the plan was made. Errors of catalog and storage
-        are raised after what was moved is written down.
+        that is referred to or held goes, or that is not as it was when the plan was made. Before an error of catalog or
+        storage is raised, or an interruption, what was moved is written down, and its results are yielded. `told` is
+        called with each result as soon as it is known, and so with all, however the iteration ends.
         """
         self._has_executed = True
         aliases = self.roots.aliases()
@@ -118,14 +121,25 @@ class Collection:
                     results[number] = Result(item, kept="gone")  # it is named twice, and goes once
                 else:
                     group[path] = (number, item)
-            for store, group in groups.values():
-                left = iter(group.items())
-                size = BATCH_OBJECTS if store.local_path("-") is None else BATCH_FILES
-                while some := dict(islice(left, size)):
-                    results |= self._carry_out(Batch(self.catalog, store, plan, some, aliases))
-            yield from (results[number] for number in range(len(chunk)))
+            cut_off: BaseException | None = None
+            try:
+                for store, group in groups.values():
+                    left = iter(group.items())
+                    size = BATCH_OBJECTS if store.local_path("-") is None else BATCH_FILES
+                    while some := dict(islice(left, size)):
+                        self._carry_out(Batch(self.catalog, store, plan, some, aliases), results)
+            except BaseException as error:  # noqa: BLE001 - it is raised when what was done is told
+                cut_off = error
+            found = [results[number] for number in sorted(results)]
+            for result in found:
+                told(result)
+            try:
+                yield from found
+            finally:
+                if cut_off is not None:
+                    raise cut_off
 
-    def _carry_out(self, batch: Batch) -> dict[int, Result]:
+    def _carry_out(self, batch: Batch, results: dict[int, Result]) -> None:
         self.roots.check(batch.store)
         batch.keep_what_is_used()
         try:
@@ -135,24 +149,26 @@ class Collection:
             batch.settle()
         except BaseException:
             with suppress(CatalogError):
-                self._finish_announced()
+                batch.take_note(self._finish_announced())
             raise
+        finally:
+            results |= batch.results
         if self._condemned >= _FORGET_EVERY:
             self._forget()
-        return batch.results
 
     def _forget(self) -> None:
         self._condemned = 0
         with suppress(CatalogError):  # the next collection does it
             self.catalog.forget_condemned()
 
-    def _finish_announced(self) -> None:
-        """End the announcements of a collection that is no more, and write down what it moved."""
+    def _finish_announced(self) -> list[BlobMove]:
+        """End the announcements of a collection that is no more, and write down what it moved; return that."""
         announced = self.catalog.condemned()
+        moves = [move for each in announced if (move := self._what_was_done(each)) is not None]
         if announced:
-            moves = [move for each in announced if (move := self._what_was_done(each)) is not None]
             self.catalog.settle_condemned([each.storage_uri for each in announced], moves)
             telemetry.gc_removed(len(moves))
+        return moves
 
     def _what_was_done(self, announced: Condemned) -> BlobMove | None:
         located = self.roots.locate(announced.storage_uri)
@@ -220,6 +236,14 @@ class Batch:
                 self.results[number] = Result(item, trash=self.store.uri_of(target))
             else:
                 self._keep(path, _KEPT[outcome])
+
+    def take_note(self, moves: list[BlobMove]) -> None:
+        """Take note of what was moved when the batch was cut off, as was found out and written down afterwards."""
+        numbers = {self.store.uri_of(path): (number, item) for path, (number, item) in self._waiting.items()}
+        for move in moves:
+            if move.storage_uri in numbers:
+                number, item = numbers[move.storage_uri]
+                self.results[number] = Result(item, trash=move.target)
 
     def settle(self) -> None:
         """End the announcement, and write down what was moved."""

@@ -67,7 +67,8 @@ def open_roots(catalog: CatalogStore, config: StorageConfig, *, only: str | None
     """
     roots = [root for root in catalog.roots() if only in {None, root.uri}]
     if only is not None and not roots:
-        raise NotFoundError(f"{only} is no storage root of this catalog")
+        error = NotFoundError(f"{only} is no storage root of this catalog")
+        raise error.advising("Check --root: `kvcatalog roots list` lists what there is.")
     with ExitStack() as stack:
         opened = []
         for root in roots:

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from kvcatalog.blobs import BlobStat, new_label
 from kvcatalog.clock import from_micros, to_micros
-from kvcatalog.errors import OS_ERRORS, PlanError, StorageFailedError
+from kvcatalog.errors import PlanError, of_file
 from kvcatalog.models import CatalogIdentity
 from kvcatalog.removal.sharing import FreedBytes
 
@@ -195,8 +195,7 @@ class Plan:
         except FileExistsError:
             raise
         except OSError as error:
-            kind = OS_ERRORS.get(error.errno or 0, StorageFailedError)
-            raise kind(f"{path}: {error.strerror}") from error
+            raise of_file(error, path) from error
 
     def __enter__(self) -> Self:
         return self

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from kvcatalog import layout, uris
+from kvcatalog import layout, uris, values
 from kvcatalog.blobs import BlobStat, BlobStore
 from kvcatalog.clock import to_micros
-from kvcatalog.errors import NotFoundError
+from kvcatalog.errors import NotFoundError, UnsafePathError
 from kvcatalog.models import BlobMove
 from kvcatalog.removal.sharing import FreedBytes
 
@@ -28,8 +28,30 @@ _DAY_MICROS = 86_400_000_000
 RestoreOutcome = Literal["restored", "taken", "missing", "unsafe", "other device"]
 
 
+class Trashed(Struct, frozen=True):
+    """What a plan took below a root and still lies in its trash."""
+
+    plan: str
+    root: str
+    taken_at: datetime | None
+    blobs: int
+    bytes: int
+
+
+class TrashedBlob(Struct, frozen=True):
+    """A blob that a plan took: where it lay, and where it lies."""
+
+    plan: str
+    location: str
+    bytes: int
+    trash: str
+
+
 class Restored(Struct, frozen=True):
-    """What became of a blob in the trash; `taken` says that another one lies at its place, and it stays."""
+    """What became of a blob in the trash.
+
+    `taken` says that another one lies at its place, and it stays; `missing` that it is in the trash no more.
+    """
 
     location: str
     trash: str
@@ -51,21 +73,50 @@ class Emptied(Struct, frozen=True):
     kept: int
 
 
+def plans_in_trash(roots: OpenRoots) -> Iterator[Trashed]:
+    """Yield what lies in the trash of each root, plan by plan, the oldest first."""
+    for store in roots.stores:
+        for label in store.folders(layout.TRASH_PATH):
+            sizes = [0, 0]
+            for blob in store.walk(_folder(label)):
+                sizes[0] += 1
+                sizes[1] += blob.size
+            if sizes[0]:
+                yield Trashed(label, store.uri, _made_at(label), *sizes)
+
+
+def blobs_in_trash(roots: OpenRoots, plan: str) -> Iterator[TrashedBlob]:
+    """Yield what a plan took and still lies in the trash; NotFoundError if that is nothing."""
+    found = False
+    for store in roots.stores:
+        if plan in store.folders(layout.TRASH_PATH):
+            start = len(_folder(plan)) + 1
+            for blob in store.walk(_folder(plan)):
+                found = True
+                yield TrashedBlob(plan, store.uri_of(blob.path[start:]), blob.size, store.uri_of(blob.path))
+    if not found:
+        raise _nothing_of(plan)
+
+
 def restore(collection: Collection, wanted: str) -> Iterator[Restored]:
     """Move what a plan took, or one blob, back to its place; nothing that is there is replaced.
 
     `wanted` is a plan's name, the path of a local file, or a storage URI, of its place or in the trash; of several that
-    lay at one place the latest comes back. What comes back counts as used just now. NotFoundError.
+    lay at one place the latest comes back. What comes back counts as used just now. What the journal says that a plan
+    took, and that is neither in the trash nor at its place, is told last, as missing. NotFoundError.
     """
     found = False
     for store in collection.roots.stores:
+        is_plan = _is_plan(store, wanted)
         for label, blobs in _wanted(store, wanted):
             while chunk := list(islice(blobs, _CHUNK)):
                 found = True
                 yield from _restored(collection.catalog, store, label, chunk)
             store.prune(_folder(label))
+        if is_plan:
+            yield from _missing(collection.catalog, store, wanted)
     if not found:
-        raise NotFoundError(f"nothing of {wanted} is in the trash")
+        raise _nothing_of(wanted)
 
 
 def empty(
@@ -74,20 +125,60 @@ def empty(
     """Remove for good what lies in the trash of each root, or only tell what that would do.
 
     With `older_than_days` only plans that were made longer ago, `now` in microseconds. What something refers to stays.
-    Whoever applies it holds the lease of a Collection.
+    Whoever applies it holds the lease of a Collection. Where it is cut off, what was removed is yielded first.
     """
-    before = None if older_than_days is None else now - round(older_than_days * _DAY_MICROS)
+    before = None
+    if older_than_days is not None:
+        before = now - round(values.days("older_than_days", older_than_days) * _DAY_MICROS)
     for store in roots.stores:
         roots.check(store)
         counts: Counter[str] = Counter()
+        cut_off: BaseException | None = None
         with FreedBytes() as freed:
-            for label in store.folders(layout.TRASH_PATH):
-                if before is None or _made_before(label, before):
-                    _empty_plan(store, catalog, label, counts, freed, apply=apply)
+            try:
+                for label in store.folders(layout.TRASH_PATH):
+                    if before is None or _made_before(label, before):
+                        _empty_plan(store, catalog, label, counts, freed, apply=apply)
+            except BaseException as error:  # noqa: BLE001 - it is raised when what was done is told
+                cut_off = error
             of_names = 0 if apply else freed.total()
-        yield Emptied(
-            store.uri, counts["plans"], counts["blobs"], counts["bytes"], counts["freed"] + of_names, counts["kept"]
-        )
+        try:
+            yield Emptied(
+                store.uri, counts["plans"], counts["blobs"], counts["bytes"], counts["freed"] + of_names, counts["kept"]
+            )
+        finally:
+            if cut_off is not None:
+                raise cut_off
+
+
+def _nothing_of(wanted: str) -> NotFoundError:
+    error = NotFoundError(f"nothing of {wanted} is in the trash")
+    return error.advising("`kvcatalog gc trash` lists what is there; `kvcatalog why` tells of a place.")
+
+
+def _missing(catalog: CatalogStore, store: BlobStore, plan: str) -> Iterator[Restored]:
+    """Yield what the journal says that a plan took, and that is nowhere any more."""
+    start = f"{_folder(plan)}/"
+    for entry in catalog.journal():
+        target = entry.changes["storage_uri"][1] if entry.action == "trash" else None
+        path = store.path_of(target) if isinstance(target, str) else None
+        if not isinstance(target, str) or path is None or not path.startswith(start) or not layout.is_path(path):
+            continue
+        place = path.removeprefix(start)
+        if _is_there(store, path) or _is_there(store, place):
+            continue
+        if any(later.action == "restore" for later in catalog.journal(storage_uri=target)):
+            continue  # it came back, and was taken away by something else
+        size = entry.changes.get("bytes", (None, None))[0]
+        yield Restored(store.uri_of(place), target, size if isinstance(size, int) else 0, "missing")
+
+
+def _is_there(store: BlobStore, path: str) -> bool:
+    """Tell whether anything has a name: also what is no blob, such as a link."""
+    try:
+        return store.stat(path) is not None
+    except UnsafePathError:
+        return True
 
 
 def _empty_plan(
@@ -95,25 +186,27 @@ def _empty_plan(
 ) -> None:
     blobs = store.walk(_folder(label))
     removed_bytes, removed = 0, 0
-    while chunk := list(islice(blobs, _CHUNK)):
-        going = _unwanted(store, catalog, label, chunk)
-        counts["kept"] += len(chunk) - len(going)
-        gone = store.delete_many([blob.path for blob in going]) if apply else going
-        removed += len(gone)
-        removed_bytes += sum(blob.size for blob in gone)
-        for blob in gone:
-            if not apply:
-                freed.add(blob.size, blob.links, blob.file)
-            elif blob.links <= 1:
-                counts["freed"] += blob.size
-    counts["plans"] += 1
-    counts["blobs"] += removed
-    counts["bytes"] += removed_bytes
-    if apply:
-        store.prune(_folder(label))
-        if removed:
+    try:
+        while chunk := list(islice(blobs, _CHUNK)):
+            going = _unwanted(store, catalog, label, chunk)
+            counts["kept"] += len(chunk) - len(going)
+            gone = store.delete_many([blob.path for blob in going]) if apply else going
+            removed += len(gone)
+            removed_bytes += sum(blob.size for blob in gone)
+            for blob in gone:
+                if not apply:
+                    freed.add(blob.size, blob.links, blob.file)
+                elif blob.links <= 1:
+                    counts["freed"] += blob.size
+    finally:
+        counts["plans"] += 1
+        counts["blobs"] += removed
+        counts["bytes"] += removed_bytes
+        if apply and removed:
             place = store.uri_of(_folder(label))
             catalog.record_moves([BlobMove("empty-trash", place, None, removed_bytes, f"{removed} blobs")])
+    if apply:
+        store.prune(_folder(label))
 
 
 def _unwanted(store: BlobStore, catalog: CatalogStore, label: str, blobs: list[BlobStat]) -> list[BlobStat]:
@@ -151,7 +244,7 @@ def _restored(catalog: CatalogStore, store: BlobStore, label: str, blobs: list[B
 
 def _wanted(store: BlobStore, wanted: str) -> Iterator[tuple[str, Iterator[BlobStat]]]:
     """Yield the plans in whose folders something is wanted, and what it is."""
-    if "/" not in wanted and wanted in store.folders(layout.TRASH_PATH):
+    if _is_plan(store, wanted):
         yield wanted, store.walk(_folder(wanted))
         return
     path = store.path_of(wanted if uris.has_scheme(wanted) else uris.file_uri(wanted))
@@ -169,6 +262,10 @@ def _wanted(store: BlobStore, wanted: str) -> Iterator[tuple[str, Iterator[BlobS
         return
 
 
+def _is_plan(store: BlobStore, wanted: str) -> bool:
+    return "/" not in wanted and wanted in store.folders(layout.TRASH_PATH)
+
+
 def _copies(store: BlobStore, path: str) -> Iterator[tuple[str, BlobStat]]:
     """Yield what lay at a path and lies in the trash, the latest first."""
     for label in reversed(store.folders(layout.TRASH_PATH)):
@@ -183,8 +280,13 @@ def _folder(label: str) -> str:
 
 def _made_before(label: str, moment: int) -> bool:
     """Tell whether a plan's name says that it was made before a moment."""
+    made = _made_at(label)
+    return made is not None and to_micros(made) < moment
+
+
+def _made_at(label: str) -> datetime | None:
+    """Return when a plan was made, from its name; None for a folder that has none of our names."""
     try:
-        made = datetime.strptime(f"{label.partition('-')[0]}+0000", "%Y%m%dT%H%M%SZ%z")
+        return datetime.strptime(f"{label.partition('-')[0]}+0000", "%Y%m%dT%H%M%SZ%z")
     except ValueError:
-        return False
-    return to_micros(made) < moment
+        return None

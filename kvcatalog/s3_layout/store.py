@@ -416,16 +416,27 @@ class S3BlobStore:
         with self.open(path) as stream:
             return sha256_stream(stream)[0]
 
+    def _read_whole(self, key: str) -> tuple[dict[str, Any] | None, str]:
+        """Return what the server tells of an object, None if there is none, and the digest of its bytes."""
+        try:
+            with self._translated(key):
+                response = self._client().get_object(**self._at(key))
+        except BlobNotFoundError:
+            return None, ""
+        body = Body(response["Body"], response["ContentLength"], self._place(key))
+        with io.BufferedReader(body, READ_BYTES) as stream:
+            return response, sha256_stream(stream)[0]
+
     def _confirm(self, path: str, file: LocalFile, digest: str | None, *, read_back: bool) -> None:
         """Compare what the server keeps with what it was given; a blob that reads otherwise goes to quarantine."""
         key = self._key(path)
-        found = self._head(key)
-        self._compare(key, found, file.size, digest)
-        if found is None or not read_back:
+        if not read_back:
+            self._compare(key, self._head(key), file.size, digest)
             return
+        found, read = self._read_whole(key)
+        self._compare(key, found, file.size, digest)
         wanted = digest or file.sha256()
-        read = self._read_digest(path)
-        if read != wanted:
+        if found is not None and read != wanted:
             self._copy(key, self._key(self._aside(path)), found)
             self._delete(key)
             raise DigestMismatchError(self.uri_of(path), wanted, read)

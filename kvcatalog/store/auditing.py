@@ -17,6 +17,7 @@ from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
 from kvcatalog.models import Finding
 from kvcatalog.schema import (
+    BIRTH_KEY,
     BY_SHA256,
     CHECKS,
     CONDEMNED,
@@ -60,7 +61,9 @@ _META: tuple[tuple[bytes, Codec[Any]], ...] = (
     (FORMAT_KEY, NUMBER_CODEC),
     (IDENTITY_KEY, IDENTITY_CODEC),
     (ROOTS_VERSION_KEY, NUMBER_CODEC),
+    (BIRTH_KEY, NUMBER_CODEC),
 )
+_OPTIONAL = (ROOTS_VERSION_KEY, BIRTH_KEY)
 
 
 def audit(transaction: ReadTransaction, progress: Progress) -> Iterator[Finding]:
@@ -138,7 +141,7 @@ class _Audit:
             value = self._transaction.get(META, key)
             if value is not None:
                 yield from self._readable(META, codec, key, value)
-            elif key != ROOTS_VERSION_KEY:
+            elif key not in _OPTIONAL:
                 yield Finding("row", f"the row {key.decode()} is missing", META.name)
         others: tuple[tuple[Table, Codec[Any]], ...] = (
             (ROOTS, ROOT_CODEC),

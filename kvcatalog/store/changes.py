@@ -13,6 +13,7 @@ from kvcatalog.errors import CatalogError
 from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.kv.table import Index, Table, index_changes
 from kvcatalog.schema import (
+    BIRTH_KEY,
     BY_KEY,
     BY_SHA256,
     CONFLICT_CODEC,
@@ -34,6 +35,7 @@ from kvcatalog.schema import (
     LINKS,
     LINKS_BY_DOCUMENT,
     META,
+    NUMBER_CODEC,
     SIGHTING_CODEC,
     SIGHTINGS,
     SIGHTINGS_BY_DOCUMENT,
@@ -265,15 +267,9 @@ def put_identity(transaction: WriteTransaction, row: IdentityRow) -> None:
     transaction.put(META, IDENTITY_KEY, IDENTITY_CODEC.encode(IDENTITY_KEY, row))
 
 
-def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
-    """Add the index rows that catalogs of format 1 do not have."""
-    for key, value in transaction.items(JOURNAL):
-        for uri in places_named(JOURNAL_CODEC.decode(key, value)):
-            transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
-    for key, row in reading.conflict_rows(transaction, None):
-        for index in CONFLICT_INDEXES:
-            for index_key in index.keys(row):
-                transaction.put(index.table, index_key, key[:ID_BYTES])
+def put_birth(transaction: WriteTransaction, birth: int) -> None:
+    """Say in which file the catalog lies: when that was made, in nanoseconds since the epoch."""
+    transaction.put(META, BIRTH_KEY, NUMBER_CODEC.encode(BIRTH_KEY, birth))
 
 
 def delete_hanging(transaction: WriteTransaction, document_id: int, hanging: Hanging) -> None:

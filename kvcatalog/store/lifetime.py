@@ -53,6 +53,16 @@ def pruning(count: int, last: Old | None) -> JournalPruning:
     )
 
 
+def recognise(transaction: WriteTransaction, birth: int, scribe: Scribe) -> CatalogIdentity:
+    """Begin a generation where the rows lie in another file than before, and return who the catalog is now."""
+    known = reading.read_birth(transaction)
+    if known not in {None, birth}:
+        begin_generation(transaction, scribe)
+    if known != birth:
+        changes.put_birth(transaction, birth)
+    return reading.read_identity(transaction)
+
+
 def begin_generation(transaction: WriteTransaction, scribe: Scribe) -> CatalogIdentity:
     """Make the catalog another one than all that came from the same files, and return who it is now.
 

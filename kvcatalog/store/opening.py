@@ -8,11 +8,13 @@ from contextlib import contextmanager
 
 from kvcatalog.clock import now_micros
 from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, DatabaseDamagedError, UnsupportedFormatError
-from kvcatalog.kv.engine import translate_os_error
+from kvcatalog.kv.birth import birth_of
+from kvcatalog.kv.engine import foreign, translate_os_error
 from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
 from kvcatalog.kv.preflight import DATA_FILE, refuse_network_file_system
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.schema import (
+    BIRTH_KEY,
     FORMAT_KEY,
     FORMAT_VERSION,
     IDENTITY_CODEC,
@@ -28,7 +30,7 @@ from kvcatalog.store.lmdb_catalog import LmdbCatalog
 BACKUP_FILE = "backup.json"
 """The manifest of a backup; what lies beside it is never written to."""
 
-MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {1: changes.put_indexes_of_format_2}
+MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {}
 """For each format version but the newest: what turns a catalog of that version into one of the next."""
 
 
@@ -45,7 +47,9 @@ def open_lmdb_catalog(
     """Open the catalog in a folder, making or migrating it where that is needed and allowed.
 
     A migration is one transaction a version: killed in the middle, it starts again from the last version reached. A
-    backup is opened for reading only, and like whatever nobody writes to without `locking`.
+    backup is opened for reading only, and like whatever nobody writes to without `locking`. Where the file is a copy of
+    the one that was written to before, or was moved to another file system, the first who opens it for writing begins
+    a generation, so it owns no storage root before `roots adopt`.
     """
     folder = os.path.abspath(path)
     if not os.path.exists(os.path.join(folder, DATA_FILE)):
@@ -55,7 +59,8 @@ def open_lmdb_catalog(
         _create(folder)
     if os.path.exists(os.path.join(folder, BACKUP_FILE)):
         if not read_only:
-            raise CatalogUnavailableError(f"{folder} is a backup: restore it to a new place, and write there")
+            error = CatalogUnavailableError(f"{folder} is a backup, to which nothing is written")
+            raise error.advising(f"Make a catalog of it: kvcatalog restore {folder} --to PATH --apply")
         locking = False
     with _opened(
         folder, read_only=read_only, durable=durable, map_size_bytes=map_size_bytes, locking=locking
@@ -67,7 +72,25 @@ def open_lmdb_catalog(
             raise _older_format(folder, version)
         for old in range(version, FORMAT_VERSION):
             _migrate(environment, old)
-        return LmdbCatalog(environment, read_only=read_only, command=command)
+        catalog = LmdbCatalog(environment, read_only=read_only, command=command)
+        if not read_only:
+            catalog.recognise_file()
+        return catalog
+
+
+def put_file_right(folder: str) -> None:
+    """Let the catalog in a folder, which nobody has open, be the one of which it is a copy.
+
+    For a copy that takes the place of its original, and for one that becomes another catalog anyway.
+    """
+    birth = birth_of(os.path.join(folder, DATA_FILE))
+    environment = open_environment(folder, (META,))
+    try:
+        with environment.write() as transaction:
+            if birth is not None and transaction.get(META, BIRTH_KEY) is not None:
+                changes.put_birth(transaction, birth)
+    finally:
+        environment.close()
 
 
 @contextmanager
@@ -138,8 +161,7 @@ def _version_alone(folder: str) -> int:
 
 def _older_format(folder: str, version: int) -> UnsupportedFormatError:
     error = UnsupportedFormatError(f"{folder} has format {version}; open it once for writing to bring it up to date")
-    error.advice = "Run a command that writes, such as `kvcatalog add`, or open it with kvcatalog.open_catalog."
-    return error
+    return error.advising("Run a command that writes, such as `kvcatalog verify`, or kvcatalog.open_catalog does it.")
 
 
 def _format_version(environment: Environment) -> int:
@@ -150,12 +172,17 @@ def _format_version(environment: Environment) -> int:
 def _read_version(transaction: ReadTransaction, path: str) -> int:
     value = transaction.get(META, FORMAT_KEY)
     if value is None:
-        raise DatabaseDamagedError(f"{path} is an LMDB environment, but no catalog of ours")
+        raise foreign(path)
     return NUMBER_CODEC.decode(FORMAT_KEY, value)
 
 
 def _migrate(environment: Environment, old: int) -> None:
-    with environment.write() as transaction:
-        if _read_version(transaction, environment.path) == old:  # another process may have been here first
-            MIGRATIONS[old](transaction)
-            transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, old + 1))
+    transaction = environment.write()
+    try:
+        with transaction:
+            if _read_version(transaction, environment.path) == old:  # another process may have been here first
+                MIGRATIONS[old](transaction)
+                transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, old + 1))
+    except BaseException:
+        transaction.give_up()
+        raise

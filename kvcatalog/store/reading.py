@@ -13,6 +13,7 @@ from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
 from kvcatalog.models import CatalogIdentity, Conflict, DocumentRecord, JournalEntry, Root, VariantRecord
 from kvcatalog.schema import (
+    BIRTH_KEY,
     BY_KEY,
     CONFLICT_CODEC,
     CONFLICTS,
@@ -25,6 +26,7 @@ from kvcatalog.schema import (
     LINKS,
     LINKS_BY_DOCUMENT,
     META,
+    NUMBER_CODEC,
     ROOT_CODEC,
     ROOTS,
     ROOTS_VERSION_KEY,
@@ -53,6 +55,12 @@ def read_identity(transaction: ReadTransaction) -> CatalogIdentity:
         raise CorruptRecordError("the catalog has lost its identity")
     row = IDENTITY_CODEC.decode(IDENTITY_KEY, value)
     return CatalogIdentity(row.uuid, row.generation, from_micros(row.created))
+
+
+def read_birth(transaction: ReadTransaction) -> int | None:
+    """Return when the file was made in which the catalog was written to before, None if nobody has written it down."""
+    value = transaction.get(META, BIRTH_KEY)
+    return None if value is None else NUMBER_CODEC.decode(BIRTH_KEY, value)
 
 
 class RootCache:

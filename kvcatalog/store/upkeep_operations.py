@@ -54,7 +54,7 @@ def release_hold(transaction: WriteTransaction, hold_id: int, scribe: Scribe) ->
     """End a protection; NotFoundError if there is none."""
     hold = upkeep.release_hold(transaction, hold_id)
     if hold is None:
-        raise NotFoundError(f"there is no hold {hold_id}")
+        raise NotFoundError(f"there is no hold {hold_id}").advising("`kvcatalog hold list` lists what there is.")
     differences: Changes = {"hold": (hold_id, None), "filters": (" ".join(hold.filters), None)}
     _write_journal(transaction, "release", differences, scribe, scribe.reason)
     return hold

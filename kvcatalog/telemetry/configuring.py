@@ -102,4 +102,5 @@ def _refuse_other_protocols(signal: str) -> None:
 
 
 def _not_installed() -> ConfigError:
-    return ConfigError("telemetry: OTLP needs an exporter that is not installed: pip install 'kvcatalog[otlp]'")
+    error = ConfigError("telemetry: OTLP needs an exporter that is not installed")
+    return error.advising("pip install 'kvcatalog[otlp]'")

@@ -1,10 +1,11 @@
 """Prove that nothing is lost: every harness in a row, and a table of what they found.
 
-    python -m tools.faults [--long] [--seed N] [HARNESS ...]
+    python -m tools.faults [--long] [--seed N] [--cycles N] [--states N] [--files N] … [HARNESS ...]
 
-Without names all of them run, in a short form of a minute or two; `--long` is the whole proof, which takes hours. Exit
-status 1 says that something was wrong, 3 that something could not be tried here: no C compiler, no right to mount.
-KVCATALOG_FAULT plants one of the mistakes of `planting`, to show that it is seen; a harness ends at its first find.
+Without names all of them run, in a short form of a minute or two; `--long` is the whole proof, which takes hours. How
+much is tried can be said for each. Exit status 1 says that something was wrong, 3 that something could not be tried
+here: no C compiler, no right to mount. KVCATALOG_FAULT plants one of the mistakes of `planting`, to show that it is
+seen; a harness ends at its first find.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tools.faults import circumstances, damage, failing, killing, replay
+from msgspec import Struct, structs
+
+from tools.faults import circumstances, damage, failing, file_systems, killing, model, replay
 from tools.faults.calls import CALLS
 from tools.faults.failing import EVERY_FAULT, SHORT_FAULTS
+from tools.faults.file_systems import STATES_AT_ONCE
 from tools.faults.planting import VARIABLE, plant
 from tools.faults.report import Report, table
 from tools.faults.shim import NoCompilerError
@@ -29,65 +33,105 @@ QUICK_CALLS = ("create", "register", "register many", "finalize")
 """What the short form tries of the calls of the library."""
 
 
-def _kills(seed: int, *, long: bool) -> Iterator[Report]:
+class Extent(Struct, frozen=True):
+    """How much is tried: `steps` are those of a workload that is recorded, `long` stands for all calls and faults."""
+
+    cycles: int = 8
+    states: int = 800
+    disks: int = 12
+    steps: int = 25
+    files: int = 150
+    rounds: int = 1
+    examples: int = 3
+    long: bool = False
+
+
+SHORT = Extent()
+LONG = Extent(cycles=1000, states=50_000, disks=1000, steps=150, files=10_000, rounds=20, examples=1000, long=True)
+
+FIGURES = ("cycles", "states", "disks", "steps", "files", "rounds", "examples")
+
+
+def _kills(seed: int, extent: Extent) -> Iterator[Report]:
     # Where a mistake was planted the first finding ends it, and some need luck.
-    cycles = 500 if long else 100 if MISTAKE else 4
+    cycles = 100 if MISTAKE else max(1, extent.cycles // 2)
     for layout in ("cas", "policy_path"):
         yield killing.run(cycles, layout=layout, seed=seed, mistake=MISTAKE)
 
 
-def _replay(seed: int, *, long: bool) -> Iterator[Report]:
-    for durability in ("full", "relaxed"):
-        for number, layout in enumerate(("cas", "policy_path") * (6 if long else 1)):
-            steps, states = (150, 10**9) if long else (25, 200)
-            yield replay.run(
-                seed + number, steps=steps, layout=layout, durability=durability, states_max=states, mistake=MISTAKE
-            )
+def _replay(seed: int, extent: Extent) -> Iterator[Report]:
+    left = extent.states
+    at_once = max(1, left // 4)
+    kinds = [(durability, layout) for durability in ("full", "relaxed") for layout in ("cas", "policy_path")]
+    while left > 0:
+        durability, layout = kinds[seed % len(kinds)]
+        report = replay.run(
+            seed,
+            steps=extent.steps,
+            layout=layout,
+            durability=durability,
+            states_max=min(left, at_once),
+            mistake=MISTAKE,
+        )
+        left -= report.cases
+        seed += 1
+        yield report
 
 
-def _failing(_: int, *, long: bool) -> Iterator[Report]:
-    yield failing.run(CALLS if long else QUICK_CALLS, faults=EVERY_FAULT if long else SHORT_FAULTS, mistake=MISTAKE)
+def _disks(seed: int, extent: Extent) -> Iterator[Report]:
+    states = STATES_AT_ONCE if MISTAKE else extent.disks
+    yield from file_systems.run_all(states, steps=min(extent.steps, 60), seed=seed, mistake=MISTAKE)
 
 
-def _surroundings(_: int, *, long: bool) -> Iterator[Report]:
-    calls = tuple(CALLS) if long else QUICK_CALLS
-    for disk in ("tmpfs", "ext4") if long else ("tmpfs",):
+def _failing(_: int, extent: Extent) -> Iterator[Report]:
+    faults = EVERY_FAULT if extent.long else SHORT_FAULTS
+    yield failing.run(CALLS if extent.long else QUICK_CALLS, faults=faults, mistake=MISTAKE)
+
+
+def _surroundings(_: int, extent: Extent) -> Iterator[Report]:
+    calls = tuple(CALLS) if extent.long else QUICK_CALLS
+    for disk in ("tmpfs", "ext4") if extent.long else ("tmpfs",):
         yield failing.run_surroundings("full disk", calls, disk=disk, mistake=MISTAKE)
     yield failing.run_surroundings("read-only disk", (*calls, "read only"), mistake=MISTAKE)
     with_root = [name for name in calls if name != "adopt root"]  # it is what follows a root that has gone
     yield failing.run_surroundings("missing root", with_root, mistake=MISTAKE)
 
 
-def _damage(seed: int, *, long: bool) -> Iterator[Report]:
-    yield damage.run(10_000 if long else 150, seed=seed, mistake=MISTAKE)
+def _damage(seed: int, extent: Extent) -> Iterator[Report]:
+    yield damage.run(extent.files, seed=seed, mistake=MISTAKE)
 
 
-def _circumstances(_: int, *, long: bool) -> Iterator[Report]:
+def _circumstances(_: int, extent: Extent) -> Iterator[Report]:
     plant(MISTAKE)
-    rounds = 20 if long else 1
-    yield circumstances.fork(rounds)
-    yield circumstances.clock(rounds)
-    yield circumstances.stale_readers(rounds)
-    yield circumstances.map_growth(rounds)
+    yield circumstances.fork(extent.rounds)
+    yield circumstances.clock(extent.rounds)
+    yield circumstances.stale_readers(extent.rounds)
+    yield circumstances.map_growth(extent.rounds)
 
 
-HARNESSES: dict[str, Callable[..., Iterator[Report]]] = {
+def _model(seed: int, extent: Extent) -> Iterator[Report]:
+    yield model.run(100 if MISTAKE else extent.examples, seed=seed, mistake=MISTAKE)
+
+
+HARNESSES: dict[str, Callable[[int, Extent], Iterator[Report]]] = {
     "kills": _kills,
     "replay": _replay,
+    "disks": _disks,
     "failing": _failing,
     "surroundings": _surroundings,
     "damage": _damage,
     "circumstances": _circumstances,
+    "model": _model,
 }
 
 
-def run(names: list[str], seed: int, *, long: bool) -> list[Report]:
+def run(names: list[str], seed: int, extent: Extent) -> list[Report]:
     """Run harnesses by name, and return a report for each kind of trouble that they made."""
     reports: dict[str, Report] = {}
     for name in names:
         started = time.monotonic()
         try:
-            for report in HARNESSES[name](seed, long=long):
+            for report in HARNESSES[name](seed, extent):
                 report.seconds, started = time.monotonic() - started, time.monotonic()
                 if report.harness in reports:
                     reports[report.harness].add(report)
@@ -104,12 +148,17 @@ def run(names: list[str], seed: int, *, long: bool) -> list[Report]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("harness", nargs="*", help=", ".join(HARNESSES))
-    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--long", action="store_true", help="all of it")
     parser.add_argument("--seed", type=int, default=1)
+    for name in FIGURES:
+        text = f"{getattr(SHORT, name):,}, with --long {getattr(LONG, name):,}"
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
     options = parser.parse_args()
     if unknown := set(options.harness) - HARNESSES.keys():
         parser.error(f"there is no harness {', '.join(unknown)}")
-    reports = run(options.harness or list(HARNESSES), options.seed, long=options.long)
+    wanted = {name: value for name in FIGURES if (value := getattr(options, name)) is not None}
+    extent = structs.replace(LONG if options.long else SHORT, **wanted)
+    reports = run(options.harness or list(HARNESSES), options.seed, extent)
     print(table(reports))
     if any(report.violations for report in reports):
         return 1

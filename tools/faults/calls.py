@@ -12,18 +12,22 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from kvcatalog import finalize_candidate_download, import_manifest, open_catalog, storage
+from kvcatalog import finalize_candidate_download, import_manifest, layout, open_catalog, storage
 from kvcatalog.audit import audit_blobs, audit_catalog
 from kvcatalog.backup import backup, restore
 from kvcatalog.clock import now_micros
 from kvcatalog.compact import compact
 from kvcatalog.config import CatalogConfig
 from kvcatalog.export_sql import export_sql
+from kvcatalog.filters import parse_filter
 from kvcatalog.gc import plan_garbage
+from kvcatalog.import_sql import import_sql
 from kvcatalog.layout import cas_relative_path
 from kvcatalog.models import RegistrationRequest, SightingRequest, VariantRegistrationRequest
-from kvcatalog.removal import Collection
-from kvcatalog.removal.trash import empty
+from kvcatalog.reconcile import Adoption, Reconciling
+from kvcatalog.relayout import Relayout, target_config
+from kvcatalog.removal import Collection, trash
+from kvcatalog.retention import Retention, Rule
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.verify import verify_blobs
 from tools.faults.workload import (
@@ -46,6 +50,7 @@ FRESH, FRESH_AND_LONG = 101, 10_004
 CORRUPT = 4
 """The content whose blob is corrupt."""
 
+DAY_MICROS = 86_400_000_000
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 
 Catalog = LmdbCatalog | None
@@ -84,6 +89,7 @@ def prepare(place: Place) -> None:
             blob_of_nobody = place.folder / "root" / cas_relative_path("sha256", bytes.fromhex(digest_of(number)))
             blob_of_nobody.parent.mkdir(parents=True, exist_ok=True)
             blob_of_nobody.write_bytes(content_of(number))
+        export_sql(catalog, place.folder / "before.sqlite")
     storage._open.clear()
     backup(place.path, place.folder / "before")
     Path(blob).chmod(0o644)
@@ -171,7 +177,53 @@ def collect_once(place: Place, catalog: LmdbCatalog) -> None:
     with Collection(catalog, place.config) as collection:
         with plan_garbage(catalog, collection.roots, orphan_ttl_days=0, now=now) as plan:
             list(collection.execute(plan.header.plan, plan.items()))
-        list(empty(collection.roots, catalog, now=now, apply=True))
+        list(trash.empty(collection.roots, catalog, now=now, apply=True))
+
+
+def _there_and_back(place: Place, catalog: LmdbCatalog) -> None:
+    """Take what nobody refers to away, and bring it back."""
+    with Collection(catalog, place.config) as collection:
+        with plan_garbage(catalog, collection.roots, orphan_ttl_days=0, now=now_micros()) as plan:
+            list(collection.execute(plan.header.plan, plan.items()))
+        for store in collection.roots.stores:
+            for label in store.folders(layout.TRASH_PATH):
+                list(trash.restore(collection, label))
+
+
+def _retire(place: Place, catalog: LmdbCatalog) -> None:
+    with Collection(catalog, place.config) as collection:
+        rule = Rule("rule", parse_filter([f"artifact={KNOWN[0]}"]), days=1)
+        run = Retention(collection, [rule], now=now_micros() + 2 * DAY_MICROS)
+        with run.plan() as plan:
+            list(run.records(plan))
+        list(run.blobs())
+        list(trash.empty(collection.roots, catalog, now=now_micros(), apply=True))
+
+
+def _relayout(place: Place, catalog: LmdbCatalog) -> None:
+    wanted = target_config(place.config, "cas" if place.layout == "policy_path" else "policy_path")
+    target = storage.open_storage(wanted, catalog)
+    with Collection(catalog, wanted) as collection:
+        run = Relayout(collection, target, wanted, jobs=1)
+        list(run.move())
+        list(run.blobs())
+        list(trash.empty(collection.roots, catalog, now=now_micros(), apply=True))
+
+
+def _reconcile(place: Place, catalog: LmdbCatalog) -> None:
+    with Collection(catalog, place.config) as collection:
+        run = Reconciling(catalog, collection.roots, adopt=lambda _uri, path: Adoption(path))
+        list(run.apply(collection))
+
+
+def _hold(_: Place, catalog: LmdbCatalog) -> None:
+    if not catalog.holds():
+        catalog.add_hold(parse_filter(["artifact=a"]), reason="r")
+
+
+def _import_sql(place: Place, _: None) -> None:
+    with Place(place.folder / "other").catalog() as catalog:
+        import_sql(place.folder / "before.sqlite", catalog)
 
 
 def _export(form: Any) -> Callable[[Place, LmdbCatalog], object]:  # noqa: ANN401 - one of the formats
@@ -249,9 +301,19 @@ CALLS: dict[str, Call] = {
     "finalize twin by policy": Call(_finalize(1, NEW), layout="policy_path"),
     "first use of a root": Call(_first_use, whole=False),
     "collect garbage": Call(collect_once, tells=True),
+    "collect and restore": Call(_there_and_back, tells=True),
+    "retention": Call(_retire, whole=False, tells=True),
+    "relayout": Call(_relayout, whole=False, tells=True),
+    "relayout by policy": Call(_relayout, layout="policy_path", whole=False, tells=True),
+    "reconcile": Call(_reconcile, whole=False, tells=True),
+    "hold": Call(_hold),
     "import": Call(lambda place, catalog: import_manifest(place.folder / "manifest.jsonl", catalog), whole=False),
     "export sqlite": Call(_export("sqlite")),
+    "export dump": Call(_export("sqlite-dump")),
     "export postgres": Call(_export("postgres")),
+    "export csv": Call(_export("csv")),
+    "export lines": Call(_export("jsonl")),
+    "import sql": Call(_import_sql, opens=True, whole=False),
     "backup": Call(_backup, opens=True, slow=True),
     "restore": Call(_restore, opens=True, slow=True),
     "compact": Call(lambda place, _: compact(place.path), opens=True),

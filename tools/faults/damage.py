@@ -29,6 +29,7 @@ from kvcatalog.audit import examine
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.preflight import DATA_FILE, LOCK_FILE
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
+from tools.faults.copies import taken_for_originals
 from tools.faults.planting import plant
 from tools.faults.report import Report
 from tools.faults.workload import Key, Place, Workload, carry_out
@@ -169,7 +170,9 @@ class Damage:
                 told = any(True for _ in examine(self.victim))
             except CatalogError:
                 told = True
-            if not told:
+            if not told and kind == "old page" and outcome == "less":
+                report.count("outdated, untold")
+            elif not told:
                 report.wrong(where, [f"{outcome}, and the audit does not tell"])
 
     def in_child(self) -> tuple[Outcome, str]:
@@ -194,6 +197,7 @@ class Damage:
         return ("died", "") if not outcome else (outcome, text)  # type: ignore[return-value]
 
 
+@taken_for_originals()
 def run(files: int, *, seed: int = 0, mistake: str = "") -> Report:
     """Try a number of damaged files."""
     started = time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -104,22 +104,11 @@ class Disk:
         self.pending = [change for change in self.pending if change.of is not of]
 
     def crashes(self, chance: random.Random) -> Iterator[tuple[str, list[Change]]]:
-        """Yield what of the pending changes may have been kept: prefixes, subsets, and writes that were torn."""
-        pending = self.pending
-        for count in range(len(pending) + 1):
-            yield "prefix", pending[:count]
-            torn = pending[count] if count < len(pending) else None
-            for sector in _SECTORS:
-                if torn is not None and len(torn.data) > sector:
-                    cut = sector * chance.randrange(1, -(-len(torn.data) // sector))
-                    part = Change(torn.of, torn.kind, offset=torn.offset, data=torn.data[:cut])
-                    yield "torn", [*pending[:count], part]
-        for _ in range(_SUBSETS if len(pending) > 1 else 0):
-            yield "subset", self._subset(chance)
+        """Yield what of the pending changes may have been kept."""
+        return chosen_crashes(self.pending, chance, self._subset)
 
-    def _subset(self, chance: random.Random) -> list[Change]:
+    def _subset(self, chance: random.Random, share: float) -> list[Change]:
         """Choose some of the data, and of each folder's names some from the first on."""
-        share = chance.random()
         kept: dict[int, int] = {}
         for change in self.pending:
             if isinstance(change.of, Folder) and chance.random() < share:
@@ -157,6 +146,22 @@ class Disk:
         new_name = event.data.decode()
         self._current[id(target)][new_name] = child
         self.pending.append(Change(target, "rename", new_name, child, source, data=event.name.encode()))
+
+
+def chosen_crashes(
+    pending: list[Change], chance: random.Random, subset: Callable[[random.Random, float], list[Change]]
+) -> Iterator[tuple[str, list[Change]]]:
+    """Yield prefixes of what is pending, some with the write after them torn, and subsets."""
+    for count in range(len(pending) + 1):
+        yield "prefix", pending[:count]
+        torn = pending[count] if count < len(pending) else None
+        for sector in _SECTORS:
+            if torn is not None and len(torn.data) > sector:
+                cut = sector * chance.randrange(1, -(-len(torn.data) // sector))
+                part = Change(torn.of, torn.kind, offset=torn.offset, data=torn.data[:cut])
+                yield "torn", [*pending[:count], part]
+    for _ in range(_SUBSETS if len(pending) > 1 else 0):
+        yield "subset", subset(chance, chance.random())
 
 
 def apply(changes: list[Change], copies: dict[int, File | Folder] | None = None) -> None:

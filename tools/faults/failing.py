@@ -27,6 +27,7 @@ from msgspec import Struct
 from kvcatalog import storage
 from kvcatalog.errors import CatalogError, NotFoundError
 from tools.faults.calls import CALLS, CORRUPT, Catalog, facts, names_below, prepare
+from tools.faults.copies import taken_for_originals
 from tools.faults.planting import plant
 from tools.faults.report import Report
 from tools.faults.shim import Shim, name_of, preloaded, run_child
@@ -190,6 +191,7 @@ def open_files() -> set[tuple[str, str]]:
     return found
 
 
+@taken_for_originals()
 def work(job: Job) -> Report:
     """Try calls with faults; this is the child."""
     logging.disable()

@@ -6,7 +6,8 @@ Child processes finalize the same contents again and again, read each blob after
 Another child collects all the time with no minimum of age, looks for records without blobs after each time, restores
 and empties the trash now and then, and is killed at random moments with `--kill`. At the end every record must have its
 blob, with the right bytes, and the indexes must agree. Exit status 1 says that one of that was not so. KVCATALOG_FAULT
-plants one of the mistakes below into the collecting child, to show that they are seen.
+plants one of the mistakes below into the collecting child, or `condemned-not-checked` into those that finalize, to show
+that they are seen.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from kvcatalog.removal.executing import Batch
 from kvcatalog.removal.trash import empty, restore
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
+from tools.faults import planting
 from tools.faults.checking import dangling, missing
 from tools.faults.planting import VARIABLE
 
@@ -40,6 +42,7 @@ TAKEN = "taken"
 PATIENCE_SECONDS = 60.0
 """How long to go on beyond the time that was asked for until anything was taken at all."""
 
+CONDEMNED_NOT_CHECKED = "condemned-not-checked"
 MOMENT_SECONDS = 0.2
 """What a planted mistake leaves for others to come in between."""
 
@@ -56,6 +59,8 @@ def opened(place: Path) -> LmdbCatalog:
 
 def finalize(place: Path, layout: str, process: int, threads: int, contents: int) -> None:
     """Finalize until it is over; this is what a child process does."""
+    if os.environ.get(VARIABLE) == CONDEMNED_NOT_CHECKED:
+        planting.plant(CONDEMNED_NOT_CHECKED)
     config = config_of(place, layout)
     with opened(place) as catalog:
         counts = [0] * threads
@@ -140,8 +145,10 @@ def plant(mistake: str) -> None:
         time.sleep(MOMENT_SECONDS)
         move(self)
 
-    if mistake == "not-condemned":
-        replaced: dict[str, object] = {"condemn": not_condemned, "move": moved_late}
+    if mistake == CONDEMNED_NOT_CHECKED:  # made by those who finalize
+        replaced: dict[str, object] = {"move": moved_late}
+    elif mistake == "not-condemned":
+        replaced = {"condemn": not_condemned, "move": moved_late}
     else:
         replaced = {"condemn": condemned_late, "check_again": lambda _: None}
     for name, replacement in replaced.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -13,16 +13,20 @@ from typing import Any
 import lmdb
 
 from kvcatalog import layout, schema
-from kvcatalog.blobs import Publication
+from kvcatalog.blobs import BlobStat, BlobStore, Publication
 from kvcatalog.finalize import _Finalizing, _Stored
 from kvcatalog.fs_layout.folders import RootFolder
+from kvcatalog.holds import Holds
 from kvcatalog.kv import engine, preflight
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import DocumentRecord, Registration, VariantRecord, VariantRegistration
+from kvcatalog.removal import trash
 from kvcatalog.store import operations
+from kvcatalog.store.catalog_reader import CatalogReader
+from kvcatalog.store.catalog_upkeep import CatalogUpkeep
 from kvcatalog.store.protocol import CatalogStore
 
 VARIABLE = "KVCATALOG_FAULT"
@@ -138,6 +142,16 @@ def _nothing(*_: object) -> None:
     """Leave out what should be done."""
 
 
+def _without_conflicts(self: CatalogReader, storage_uris: Iterable[str]) -> set[str]:
+    """Forget that a conflict refers to a blob as well."""
+    return {uri for uri in storage_uris if any(each.kind != "conflict" for each in self.references(uri))}
+
+
+def _everything(_store: BlobStore, _catalog: CatalogStore, _label: str, blobs: list[BlobStat]) -> list[BlobStat]:
+    """Take all that is in the trash for unwanted."""
+    return blobs
+
+
 MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
     "record-first": (_Finalizing, "_store", _record_first),
     "source-first": (_Finalizing, "_register", _source_first),
@@ -154,5 +168,9 @@ MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
     "root-not-checked": (RootFolder, "descriptor", _whatever_is_there),
     "fork-not-noticed": (Environment, "forked", _nothing),
     "condemned-not-checked": (operations, "_refuse_condemned", _nothing),
+    "conflicts-not-asked": (CatalogReader, "referenced", _without_conflicts),
+    "holds-not-asked": (Holds, "of_place", lambda *_: []),
+    "trash-not-looked-at": (trash, "_unwanted", _everything),
+    "generation-kept": (CatalogUpkeep, "begin_generation", lambda self, **_: self.identity),
 }
 """For each mistake: where it goes, and what takes that place."""

@@ -13,10 +13,13 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from kvcatalog.errors import CatalogError
-from tools.faults.disk import Change, Disk, events
+from tools.faults.copies import taken_for_originals
+from tools.faults.disk import Change, Disk, Event, events
 from tools.faults.planting import plant
 from tools.faults.report import Report
 from tools.faults.shim import Shim, preloaded, run_child
@@ -26,27 +29,54 @@ USED_EVERY = 16
 """One state in so many is worked on after it was looked at."""
 
 
-def record(place: Place, seed: int, steps: int, mistake: str) -> None:
+class Marker(Protocol):
+    """Writes into a record where steps begin and end."""
+
+    def mark(self, number: int, *, begun: bool) -> None:
+        """Note that a step begins, or that it was answered."""
+        ...
+
+
+def record(place: Place, seed: int, steps: int, mistake: str, marker: Marker) -> None:
     """Do the work; this is the child."""
     plant(mistake)
-    shim, workload = Shim(), Workload("recorded", seed)
+    workload = Workload("recorded", seed)
     with place.catalog() as catalog:
         for number in range(steps):
             step = workload.next()
-            shim.mark(number, begun=True)
+            marker.mark(number, begun=True)
             carry_out(step, catalog, place)
             workload.taken(step)
-            shim.mark(number, begun=False)
+            marker.mark(number, begun=False)
+
+
+class RebuiltDisk(Protocol):
+    """What was recorded, as a crash may leave it."""
+
+    pending: list[Change]
+
+    def take(self, event: Event) -> None:
+        """Take what was recorded next."""
+        ...
+
+    def crashes(self, chance: random.Random) -> Iterator[tuple[str, list[Change]]]:
+        """Yield kinds of states, and what of the pending changes each has kept."""
+        ...
+
+    def write_out(self, kept: list[Change], place: Path) -> None:
+        """Write a state out."""
+        ...
 
 
 class Replay:
     """Goes through a record and tries every crash; `settled` is what was acknowledged, `unsettled` what may be there.
 
-    With relaxed durability the last step that was acknowledged is unsettled, too.
+    With relaxed durability the last step that was acknowledged is unsettled, too. One state in `every` is opened.
     """
 
-    def __init__(self, place: Place, seed: int, report: Report, states_max: int) -> None:
+    def __init__(self, place: Place, seed: int, report: Report, *, states_max: int, every: int = 1) -> None:
         self.place = place
+        self.every = every
         self.report = report
         self.states_max = states_max
         self.workload = Workload("recorded", seed)
@@ -56,9 +86,9 @@ class Replay:
         self.tried: set[tuple[object, ...]] = set()
         self.moment = 0
 
-    def run(self, log: Path, top_inode: int) -> None:
-        disk = Disk(top_inode)
-        for event in events(log):
+    @taken_for_originals()
+    def run(self, disk: RebuiltDisk, recorded: Iterable[Event]) -> None:
+        for event in recorded:
             if event.kind == "b":
                 self.unsettled.append(self.workload.next())
                 continue
@@ -85,17 +115,23 @@ class Replay:
             self.settled = dict(self.workload.works)
         self.moment += 1
 
-    def crash(self, disk: Disk) -> None:
+    def crash(self, disk: RebuiltDisk) -> None:
         for kind, kept in disk.crashes(self.chance):
             state = (self.moment, *((id(each.of), each.kind, each.name, each.offset, len(each.data)) for each in kept))
-            if state not in self.tried and len(self.tried) < self.states_max:
+            if state not in self.tried and self.report.cases < self.states_max:
                 self.tried.add(state)
-                self.report.cases += 1
-                self.report.count(kind)
-                self.look(disk, kept, kind)
+                if len(self.tried) % self.every == 0:
+                    self.report.cases += 1
+                    self.report.count(kind)
+                    self.open(disk, kept, kind)
 
-    def look(self, disk: Disk, kept: list[Change], kind: str) -> None:
+    def open(self, disk: RebuiltDisk, kept: list[Change], kind: str) -> None:
+        """Write a state out and look at it."""
         disk.write_out(kept, self.place.folder)
+        self.look(disk, kind)
+
+    def look(self, disk: RebuiltDisk, kind: str) -> None:
+        """Hold what is there against what must be."""
         where = f"{kind} of {len(disk.pending)} pending at moment {self.moment}"
         try:
             with self.place.catalog() as catalog:
@@ -136,10 +172,10 @@ def run(
             arguments = [str(folder), layout, durability, str(seed), str(steps), mistake]
             run_child("tools.faults.replay", arguments, environment)
         shutil.rmtree(folder)
-        Replay(Place(folder, layout, durability), seed, report, states_max).run(log, inode)
+        Replay(Place(folder, layout, durability), seed, report, states_max=states_max).run(Disk(inode), events(log))
     report.seconds = time.monotonic() - started
     return report
 
 
 if __name__ == "__main__":
-    record(Place(Path(sys.argv[1]), *sys.argv[2:4]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    record(Place(Path(sys.argv[1]), *sys.argv[2:4]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6], Shim())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from pathlib import Path
 
 from kvcatalog import open_catalog
 from kvcatalog.models import Registration, RegistrationRequest
+from kvcatalog.store import init_catalog
 from tests.invariants import assert_consistent
 from tools.servers import ministack, processes
 
@@ -80,7 +82,7 @@ def register(place: str, process: int, keys: int, threads: int) -> None:
 
 def run(place: str, count: int, keys: int, threads: int) -> tuple[list[str], float]:
     """Return what was wrong in the end, and how many seconds it took."""
-    open_catalog(place).close()
+    init_catalog(place)
     with ExitStack() as stack:
         children = [stack.enter_context(_child(place, number, keys, threads)) for number in range(count)]
         for child in children:
@@ -101,6 +103,7 @@ def run(place: str, count: int, keys: int, threads: int) -> tuple[list[str], flo
         if catalog.stats().documents != keys:
             wrong.append(f"there are {catalog.stats().documents} documents, not {keys}")
         try:
+            catalog.stats()  # what was left to be counted is counted
             assert_consistent(catalog)
         except AssertionError as error:
             wrong.append(f"the indexes do not agree: {error}")
@@ -151,7 +154,9 @@ def main() -> int:
         target = options.catalog or f"{folder}/catalog"
         try:
             if options.ministack:
-                endpoint = ministack.started(Path(folder))["endpoint"]
+                access = ministack.started(Path(folder))
+                endpoint = access["endpoint"]
+                os.environ |= {"AWS_ACCESS_KEY_ID": access["key"], "AWS_SECRET_ACCESS_KEY": access["secret"]}
                 target = f"dynamodb://same-keys?region=us-east-1&endpoint_url={endpoint}"
             wrong, seconds = run(target, options.processes, options.keys, options.threads)
         finally:

@@ -75,11 +75,11 @@ class ReadOnlyDisk:
     def arm(self, kind: str, number: int, code: int, *, forever: bool) -> None:  # noqa: ARG002
         """Let nothing be written."""
         self._number = number
-        _run("mount", "-o", "remount,ro", str(self._folder))
+        run("mount", "-o", "remount,ro", str(self._folder))
 
     def disarm(self, *, failed: bool) -> int:  # noqa: ARG002
         """Let everything be written."""
-        _run("mount", "-o", "remount,rw", str(self._folder))
+        run("mount", "-o", "remount,rw", str(self._folder))
         return int(self._number == 1)
 
 
@@ -130,23 +130,25 @@ def mounted(folder: Path, kind: str) -> Iterator[Path]:
     place = folder / f"mount-{kind}"
     place.mkdir()
     if kind == "tmpfs":
-        _run("mount", "-t", "tmpfs", "-o", f"size={_TMPFS_BYTES}", "none", str(place))
+        run("mount", "-t", "tmpfs", "-o", f"size={_TMPFS_BYTES}", "none", str(place))
     else:
         image = folder / "image"
         with image.open("wb") as stream:
             stream.truncate(_EXT4_BYTES)
-        _run("mkfs.ext4", "-q", "-m", "0", str(image))
-        _run("mount", "-o", "loop", str(image), str(place))
+        run("mkfs.ext4", "-q", "-m", "0", str(image))
+        run("mount", "-o", "loop", str(image), str(place))
     try:
         yield place
     finally:
-        _run("umount", "-l", str(place))
+        run("umount", "-l", str(place))
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> str:
+    """Run a program of the system and return what it printed; NoMountError where it is not there or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise NoMountError(f"there is no {command[0]}") from error
     if done.returncode:
         raise NoMountError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout.strip()

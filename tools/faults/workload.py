@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from msgspec import Struct, structs
 
 from kvcatalog import finalize_candidate_download, open_catalog, storage
 from kvcatalog.config import CatalogConfig, StorageConfig
+from kvcatalog.errors import NotFoundError
 from kvcatalog.models import RegistrationRequest, SightingRequest
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
@@ -76,13 +77,13 @@ class Place(Struct, frozen=True):
         return StorageConfig.model_validate({"root_dir": str(self.folder / "root"), "layout": self.layout})
 
 
-@cache
+@lru_cache(maxsize=1024)
 def content_of(number: int) -> bytes:
     """Return a content; some have equal sizes, and the sizes reach over several blocks."""
     return f"content {number:05} ".encode() * (1 + number % 5 * 150)
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def digest_of(number: int) -> str:
     return hashlib.sha256(content_of(number)).hexdigest()
 
@@ -197,9 +198,10 @@ def _change(step: Step, known: int, catalog: LmdbCatalog) -> None:
 
 
 def document_id(catalog: LmdbCatalog, key: Key) -> int:
-    """Return the id of a document that is there."""
+    """Return the id of a document; NotFoundError."""
     record = catalog.get(**identity(key))
-    assert record is not None, f"{key} is not there"
+    if record is None:
+        raise NotFoundError(f"{key} is not there")
     return record.id
 
 
