@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from kvcatalog.errors import (
     InvalidValueError,
     LeaseLostError,
     NotFoundError,
+    UnsupportedError,
 )
+from kvcatalog.export_sql import export_sql
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.kv.table import Table
 from kvcatalog.models import BlobMove
@@ -28,6 +31,7 @@ from kvcatalog.store.dynamo_catalog import DynamoCatalog
 from kvcatalog.store.protocol import GC_LEASE
 from tests.catalog_stores import document
 from tests.dynamo_tables import Tables, tables
+from tests.support import forked
 from tools.servers.dynamodb_proxy import Body, Cut, Exchange, Proxy, Refuse, between
 
 __all__ = ["tables"]
@@ -337,6 +341,8 @@ def test_a_lease_that_cannot_be_renewed_is_lost_in_time(
     with pytest.raises(LeaseLostError), catalog.lease(GC_LEASE):
         with pytest.raises(LeaseLostError):
             catalog.condemn(["file:///a"], plan="p")
+        with pytest.raises(LeaseLostError):
+            catalog.referenced(["file:///a"])  # whoever looks a last time before a blob goes is stopped
         assert catalog.condemned() == []
 
 
@@ -364,6 +370,43 @@ def test_a_row_that_no_item_holds_is_refused(catalog: Catalog) -> None:
     with pytest.raises(InvalidValueError, match="record"):
         catalog.register(**document(source_url="https://e.org/" + "u" * 400_000))
     assert list(catalog.iter_records()) == []
+
+
+def test_a_forked_child_goes_on_with_its_own(catalog: DynamoCatalog, tables: Tables) -> None:
+    first = catalog.register(**document(1)).record
+
+    def in_child() -> list[int]:
+        found = [record.id for record in catalog.iter_records()]
+        found.append(catalog.register(**document(2)).record.id)
+        catalog.close()
+        return found
+
+    found = forked(in_child)
+    assert found[0] == first.id
+    assert catalog.register(**document(3)).record.id not in found
+    tables.assert_consistent(catalog)
+    assert catalog.stats().documents == 3
+
+
+def test_an_export_of_what_others_change_has_no_row_without_its_document(
+    catalog: DynamoCatalog, other: DynamoCatalog
+) -> None:
+    catalog.register(**document(1))
+    later = other.register(**document(2)).record
+    other.delete(later.id)
+    with catalog.snapshot() as snapshot:
+        assert not snapshot.is_one_moment
+        chunks = snapshot.documents()
+        rows = list(next(chunks))
+        late = other.register(**document(3)).record
+        other.register_variant(document_id=late.id, variant="v", storage_uri="file:///v", bytes=1)
+        other.record_sighting(late.id, "late")
+        rows += [row for chunk in chunks for row in chunk]
+        shown = {row[0] for row in rows}
+        assert {row[1] for chunk in snapshot.variants() for row in chunk} <= shown
+        assert {row[0] for chunk in snapshot.sightings() for row in chunk} <= shown
+    with pytest.raises(UnsupportedError, match="since"):
+        export_sql(catalog, io.BytesIO(), format="postgres", since="x-1-2-3-4")
 
 
 def test_two_hosts_never_give_one_id(catalog: DynamoCatalog, other: DynamoCatalog) -> None:

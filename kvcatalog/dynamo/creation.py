@@ -90,7 +90,10 @@ def birth_of(connection: Connection) -> int | None:
 
 def is_empty(connection: Connection) -> bool:
     """Tell whether the table holds nothing."""
-    return not connection.call("scan", Limit=1, ConsistentRead=True)["Items"]
+    try:
+        return not connection.call("scan", Limit=1, ConsistentRead=True)["Items"]
+    except AmbiguousError as error:
+        raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
 
 
 def read_together(connection: Connection, keys: Sequence[ItemKey]) -> list[bytes | None]:

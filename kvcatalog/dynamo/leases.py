@@ -94,6 +94,11 @@ class Leases:
         self._check(lease)
         return _place(name), lease.owner
 
+    def check(self) -> None:
+        """Raise LeaseLostError if anything that is held is lost."""
+        for lease in list(self._held.values()):
+            self._check(lease)
+
     def lost(self) -> LeaseLostError:
         """Take what is held for lost, and return the error."""
         for lease in list(self._held.values()):

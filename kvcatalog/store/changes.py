@@ -272,17 +272,6 @@ def put_birth(transaction: WriteTransaction, birth: int) -> None:
     transaction.put(META, BIRTH_KEY, NUMBER_CODEC.encode(BIRTH_KEY, birth))
 
 
-def put_indexes_of_format_2(transaction: WriteTransaction) -> None:
-    """Add the index rows that catalogs of format 1 do not have."""
-    for key, value in transaction.items(JOURNAL):
-        for uri in places_named(JOURNAL_CODEC.decode(key, value)):
-            transaction.put(JOURNAL_BY_STORAGE_URI, uri_hash(uri), key)
-    for key, row in reading.conflict_rows(transaction, None):
-        for index in CONFLICT_INDEXES:
-            for index_key in index.keys(row):
-                transaction.put(index.table, index_key, key[:ID_BYTES])
-
-
 def delete_hanging(transaction: WriteTransaction, document_id: int, hanging: Hanging) -> None:
     """Take away what hangs on a document, or some of it."""
     prefix = id_key(document_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from kvcatalog.clock import Clock, now_micros
@@ -89,11 +89,17 @@ class DynamoCatalog(Catalog):
     get_variants_by_storage_uri = _believed(CatalogReader.get_variants_by_storage_uri)
     get_links = _believed(CatalogReader.get_links)
     references = _believed(CatalogReader.references)
-    referenced = _believed(CatalogReader.referenced)
     blobs_at = _believed(CatalogReader.blobs_at)
     last_check = _believed(CatalogReader.last_check)
     digests = _believed(CatalogReader.digests)
     search = _believed(CatalogReader.search)
+
+    def referenced(self, storage_uris: Iterable[str]) -> set[str]:
+        """See CatalogStore; LeaseLostError where the answer is not to be acted upon any more."""
+        uris = list(storage_uris)
+        found = _again(lambda: super(DynamoCatalog, self).referenced(uris))
+        self._dynamo.check_leases()
+        return found
 
     def stats(self) -> CatalogStats:
         """See CatalogStore."""

@@ -30,7 +30,7 @@ from kvcatalog.store.lmdb_catalog import LmdbCatalog
 BACKUP_FILE = "backup.json"
 """The manifest of a backup; what lies beside it is never written to."""
 
-MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {1: changes.put_indexes_of_format_2}
+MIGRATIONS: dict[int, Callable[[WriteTransaction], None]] = {}
 """For each format version but the newest: what turns a catalog of that version into one of the next."""
 
 
