@@ -45,7 +45,6 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
         "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
         "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
-        "copy": _Place("copying", "copy", "all, to another catalog"),
     },
     "Keep in order": {
         "gc": _Place("collecting", "gc", "what nothing refers to"),
@@ -63,6 +62,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
     },
     "Set up": {
         "init": _Place("initializing", "init", "make a catalog"),
+        "copy": _Place("copying", "copy", "all, to another catalog"),
         "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
         "roots": _Place("roots", "roots", "where blobs are stored"),
         "config": _Place("configuration", "config", "settings in force"),
