@@ -34,6 +34,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "where": _Place("lookup", "where", "where its bytes lie"),
         "have": _Place("lookup", "have", "is it there already"),
         "why": _Place("reasons", "why", "who refers to a blob"),
+        "journal": _Place("history", "journal", "what was changed, why"),
         "search": _Place("listing", "search", "documents by filters"),
         "stats": _Place("listing", "stats", "the whole in figures"),
         "dedup-report": _Place("duplicates", "dedup_report", "what is there twice"),
@@ -45,6 +46,7 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
         "import-sql": _Place("sql", "import_sql", "a catalog from SQLite"),
         "reconcile": _Place("reconciling", "reconcile", "find, adopt, refetch"),
         "export-sql": _Place("sql", "export_sql", "to SQLite, Postgres, CSV"),
+        "copy": _Place("copying", "copy", "all, to another catalog"),
     },
     "Keep in order": {
         "gc": _Place("collecting", "gc", "what nothing refers to"),
@@ -54,16 +56,14 @@ _FAMILIES: dict[str, dict[str, _Place]] = {
     },
     "Keep intact": {
         "verify": _Place("verifying", "verify", "read and compare blobs"),
+        "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
         "audit": _Place("auditing", "audit", "check every row; repair"),
-        "journal": _Place("history", "journal", "what was changed, why"),
         "backup": _Place("backups", "backup", "copy the catalog in use"),
         "restore": _Place("backups", "restore", "a catalog of a backup"),
         "compact": _Place("backups", "compact", "give free pages back"),
     },
     "Set up": {
         "init": _Place("initializing", "init", "make a catalog"),
-        "copy": _Place("copying", "copy", "all, to another catalog"),
-        "doctor": _Place("doctoring", "doctor", "what is set up wrong"),
         "roots": _Place("roots", "roots", "where blobs are stored"),
         "config": _Place("configuration", "config", "settings in force"),
         "completion": _Place("completing", "completion", "for bash, zsh, fish"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvcatalog.cli.output import Format, Output
 from kvcatalog.cli.text import visible
-from kvcatalog.errors import ConfigError
+from kvcatalog.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -116,12 +116,14 @@ class Invocation:
             yield
 
     def catalog_path(self) -> str:
-        """Return the folder of the catalog, for what works on its files; ConfigError where it has none."""
+        """Return the folder of the catalog, for what works on its files; UnsupportedError where it has none."""
         target = self._target(path_suffices=True)
         path = target if isinstance(target, str) else target.path
         if "://" in path:
-            error = ConfigError(f"catalog {path}: this command needs a catalog in a local folder")
-            raise error.advising("Name one with --catalog.")
+            error = UnsupportedError(f"catalog {path}: this command needs a catalog in a local folder")
+            raise error.advising(
+                "Of a DynamoDB table there is point-in-time recovery; `kvcatalog copy` brings it to a folder."
+            )
         return path
 
     def catalog_place(self) -> str:

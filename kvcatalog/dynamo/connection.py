@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from kvcatalog.dynamo.place import TablePlace
@@ -118,6 +119,7 @@ class Connection:
 
     def _made(self) -> Any:  # noqa: ANN401
         import boto3
+        import botocore.session
         from botocore.config import Config
 
         config = Config(
@@ -128,8 +130,11 @@ class Connection:
             tcp_keepalive=True,
         )
         try:
-            # Sessions of their own: the default one is shared by the whole process and is not made for threads.
-            return boto3.session.Session().client(
+            # Sessions of their own: the default one is shared by the whole process and is not made for threads. What
+            # is read of the service's description is shared, since that takes most of the time.
+            core = botocore.session.get_session()
+            core.register_component("data_loader", _loader(os.getpid()))
+            return boto3.session.Session(botocore_session=core).client(
                 "dynamodb", region_name=self.place.region, endpoint_url=self.place.endpoint_url, config=config
             )
         except ValueError as error:
@@ -178,6 +183,13 @@ class _Slot:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.client: Any = None
+
+
+@lru_cache(maxsize=1)
+def _loader(process: int) -> Any:  # noqa: ANN401, ARG001 - each process has its own
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def code_of(error: Any) -> str:  # noqa: ANN401

@@ -67,8 +67,6 @@ class Leases:
         Patiently means to watch for as long as it takes to know whether the owner lives. One that gave no sign since it
         was seen here first, long enough ago, is taken for dead at once.
         """
-        from botocore.exceptions import ClientError
-
         lease = self._taken(name, patiently=patiently)
         self._held[name] = lease
         beating = threading.Thread(target=self._beat, args=(lease,), name=f"kvcatalog lease {name}", daemon=True)
@@ -80,9 +78,13 @@ class Leases:
             self._held.pop(name, None)
             lease.ended.set()
             beating.join()
-            # A condition that does not hold: it is another's, or gone, and the first answer was lost.
-            with suppress(CatalogError, AmbiguousError, ClientError):
-                self._conditionally("delete_item", name, lease.owner)
+            self._let_go(lease)
+
+    def _let_go(self, lease: _Lease) -> None:
+        from botocore.exceptions import ClientError
+
+        with suppress(CatalogError, AmbiguousError, ClientError):  # it is another's by now, or will be
+            self._conditionally("delete_item", lease.name, lease.owner)
 
     def held(self, name: str) -> tuple[ItemKey, str] | None:
         """Return the item of a lease that this process has taken, and its owner; LeaseLostError."""
@@ -91,6 +93,11 @@ class Leases:
             return None
         self._check(lease)
         return _place(name), lease.owner
+
+    def check(self) -> None:
+        """Raise LeaseLostError if anything that is held is lost."""
+        for lease in list(self._held.values()):
+            self._check(lease)
 
     def lost(self) -> LeaseLostError:
         """Take what is held for lost, and return the error."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -74,13 +75,16 @@ class Sums:
             if value is not None:
                 yield key, value
 
-    def add(self, deltas: Mapping[bytes, Delta]) -> None:
-        """Add to counters; whole or not at all as far as fifty go."""
-        changed = [(key, delta) for key, delta in deltas.items() if delta.count or delta.size]
-        while changed:
-            some, changed = changed[:_SENT_AT_ONCE], changed[_SENT_AT_ONCE:]
+    def add(self, deltas: dict[bytes, Delta]) -> None:
+        """Add to counters, and take away from `deltas` what is added."""
+        for key in [key for key, delta in deltas.items() if not (delta.count or delta.size)]:
+            del deltas[key]
+        while deltas:
+            some = list(islice(deltas.items(), _SENT_AT_ONCE))
             shard = _partition(random.randrange(SHARDS))  # noqa: S311 - no secret
             self._sender.send([{"Update": self._addition((shard, key), delta)} for key, delta in some])
+            for key, _ in some:
+                del deltas[key]
 
     def _addition(self, where: ItemKey, delta: Delta) -> dict[str, Any]:
         return {

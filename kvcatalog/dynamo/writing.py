@@ -47,6 +47,7 @@ class DynamoWriteTransaction(DynamoReadTransaction):
         self._changes: dict[ItemKey, _Change] = {}
         self._checked_guards: set[ItemKey] = set()
         self._required: dict[ItemKey, str] = {}
+        self.was_sent = False
         self.writes = 0
         self.state: object = None
         self.inherited: object = None
@@ -189,6 +190,7 @@ class DynamoWriteTransaction(DynamoReadTransaction):
         size = sum(len(where[1]) * 2 + sum(map(len, change.pair)) for where, change in self._changes.items())
         if size > BYTES_MAX:
             raise TransactionTooLargeError(f"{size} bytes belong together, and a transaction takes {BYTES_MAX}")
+        self.was_sent = True
         try:
             sender.send(actions, self._is_made)
         except ConflictError as conflict:

@@ -12,6 +12,7 @@ from kvcatalog.durable import flush_folder
 from kvcatalog.errors import DatabaseDamagedError
 from kvcatalog.kv import door, engine, preflight
 from kvcatalog.kv.copying import content, copy_rows
+from kvcatalog.kv.paging import refuse_pages_out_of_place
 
 _FOLDER = "compacting.new"
 
@@ -40,6 +41,7 @@ def compact_environment(
             os.mkdir(temporary, 0o700)
             try:
                 size = os.stat(data_file).st_size
+                refuse_pages_out_of_place(folder)  # a copy would make the rows of an outdated page right
                 _copy(folder, temporary, _told(progress, "copy"))
                 if content(temporary, _told(progress, "check the copy")) != content(folder, _told(progress, "compare")):
                     raise DatabaseDamagedError(f"{folder}: a compact copy has other rows; the file was left as it is")

@@ -1,4 +1,4 @@
-"""The pages of an open environment, looked at beside the engine, in one snapshot."""
+"""The pages of an environment, looked at beside the engine: see `pages`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from itertools import count
 
+from kvcatalog.errors import DatabaseDamagedError
 from kvcatalog.kv import engine, preflight
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.pages import Wrong, wrong_pages
@@ -14,7 +15,7 @@ _RENEW_PAGES = 4096
 
 
 def pages_out_of_place(environment: Environment) -> Iterator[Wrong]:
-    """Yield what is wrong with the pages of one snapshot, which is held meanwhile: see `pages`."""
+    """Yield what is wrong with the pages of one snapshot, which is held meanwhile."""
     path = os.path.join(environment.path, preflight.DATA_FILE)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     counted = count(1)
@@ -35,3 +36,13 @@ def pages_out_of_place(environment: Environment) -> Iterator[Wrong]:
         raise engine.translate_os_error(error, path) from error
     finally:
         os.close(descriptor)
+
+
+def refuse_pages_out_of_place(folder: engine.StrPath) -> None:
+    """Raise DatabaseDamagedError if anything is wrong with the pages of an environment that nobody writes to."""
+    path = os.path.join(folder, preflight.DATA_FILE)
+    with open(path, "rb", buffering=0) as file:
+        found = preflight.moment_of(path, file.fileno())
+        assert found is not None  # noqa: S101 - one of its meta pages is the last
+        for table, text in wrong_pages(lambda start, size: os.pread(file.fileno(), size, start), *found):
+            raise DatabaseDamagedError(f"{folder}: {table}: {text}")

@@ -100,11 +100,14 @@ def check_data_file(folder: engine.StrPath) -> int:
         os.close(descriptor)
 
 
-def moment_of(path: str, descriptor: int, commit: int) -> tuple[Layout, Moment] | None:
-    """Return what a meta page of a data file says of a commit; None where later ones have taken its place."""
+def moment_of(path: str, descriptor: int, commit: int | None = None) -> tuple[Layout, Moment] | None:
+    """Return what a meta page of a data file says of a commit, the last one if none is given.
+
+    None where later ones have taken its place.
+    """
     kind, metas = _metas(path, descriptor)
-    for meta in metas:
-        if meta.transaction == commit:
+    for meta in sorted(metas, key=lambda meta: -meta.transaction):
+        if commit in {None, meta.transaction}:
             layout = Layout(meta.page_bytes, _META_HEADER_BYTES[kind])
             return layout, Moment(meta.free, meta.tables, meta.last_page)
     return None

@@ -146,6 +146,10 @@ class DynamoBackend:
             return None, None
         return size, None
 
+    def check_leases(self) -> None:
+        """Raise LeaseLostError if this process has a lease that it could not renew in time."""
+        self._process().leases.check()
+
     def settle(self) -> None:
         """See that all figures are what they should be after what this process has done."""
         self._process().settle(patiently=True)
@@ -222,8 +226,9 @@ class _Process:
                     raise
             except OutcomeUnknownError:
                 raise
-            except BaseException:
-                tally.give_back()
+            except BaseException as error:
+                if isinstance(error, CatalogError) or not transaction.was_sent:
+                    tally.give_back()
                 raise
             else:
                 self._note(tally)
@@ -270,7 +275,6 @@ class _Process:
             return False
         try:
             self.sums.add(sums)
-            sums = {}
             self.workers.map(self._count, self._carried_by_several(sorted(digests)))
             digests = set()
         except ConflictError:

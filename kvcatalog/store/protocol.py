@@ -82,8 +82,9 @@ class CatalogSnapshot(Protocol):
     """What had been given out at that moment."""
 
     is_one_moment: bool
-    """Whether all rows are of that moment. Otherwise each is as it was when it was read, no id or number above the
-    position comes, and some below it may still be on their way: then it is nothing to go on from."""
+    """Whether all rows are of that moment. Otherwise each is as it was when it was read; none has an id or number above
+    the position, and some below it may still be on their way, so it is nothing to go on from. What hangs on a document
+    comes only if the document came, where `documents` was read first."""
 
     document_count: int
     """How many documents there are in all."""

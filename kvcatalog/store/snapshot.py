@@ -11,6 +11,7 @@ import msgspec
 from kvcatalog.clock import micros_to_text
 from kvcatalog.filters import Filter
 from kvcatalog.kv.protocol import ReadTransaction
+from kvcatalog.kv.table import Table
 from kvcatalog.models import BlobCheck, CatalogPosition, Hold
 from kvcatalog.schema import (
     DOCUMENT_CODEC,
@@ -53,14 +54,36 @@ class RowSnapshot:
             *(read_counter(transaction, name).count for name in (JOURNAL_SEQUENCE, DOCUMENT_ID, VARIANT_ID, HOLD_ID))
         )
         self.document_count = read_counter(transaction, "documents").count
+        self._shown: bytearray | None = None
+        """A bit for each id that `documents` gave, where that may not be all: what hangs on others does not come."""
 
     def documents(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
         """See CatalogSnapshot."""
-        pairs = self._transaction.items(DOCUMENTS, id_key(after + 1))
+        pairs = self._up_to(DOCUMENTS, after, self.position.document)
+        if not self.is_one_moment:
+            self._shown = bytearray(self.position.document // 8 + 1)
         matches = self._matcher(where)
         while chunk := list(islice(pairs, ROWS)):
             rows = zip([id_of(key) for key, _ in chunk], DOCUMENT_CODEC.decode_many(chunk), strict=True)
-            yield self._documents(rows if matches is None else [pair for pair in rows if matches(*pair)])
+            chosen = rows if matches is None else [pair for pair in rows if matches(*pair)]
+            yield self._documents(chosen if self._shown is None else self._noted(list(chosen)))
+
+    def _up_to(self, table: Table, after: int, last: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows with ids behind one, up to the last of the position, which later rows may be above."""
+        stop = None if self.is_one_moment else id_key(last + 1)
+        return self._transaction.items(table, id_key(after + 1), stop)
+
+    def _noted(self, rows: list[tuple[int, DocumentRow]]) -> list[tuple[int, DocumentRow]]:
+        if self._shown is not None:
+            for document_id, _ in rows:
+                self._shown[document_id >> 3] |= 1 << (document_id & 7)
+        return rows
+
+    def _is_shown(self, document_id: object) -> bool:
+        shown = self._shown
+        if shown is None or not isinstance(document_id, int):
+            return True
+        return document_id >> 3 < len(shown) and bool(shown[document_id >> 3] & 1 << (document_id & 7))
 
     def document(self, document_id: int, where: Filter | None = None) -> FlatRow | None:
         """See CatalogSnapshot."""
@@ -72,7 +95,7 @@ class RowSnapshot:
 
     def variants(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
         """See CatalogSnapshot."""
-        pairs = self._transaction.items(VARIANTS, id_key(after + 1))
+        pairs = self._up_to(VARIANTS, after, self.position.variant)
         rows = ((id_of(key), VARIANT_CODEC.decode(key, value)) for key, value in pairs)
         return self._chosen(rows, where, lambda pair: pair[1].document_id, lambda pair: self._variant(*pair))
 
@@ -100,9 +123,9 @@ class RowSnapshot:
 
     def journal(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
         """See CatalogSnapshot."""
-        pairs = self._transaction.items(JOURNAL, id_key(after + 1))
+        pairs = self._up_to(JOURNAL, after, self.position.journal)
         rows = (self._entry(key, value) for key, value in pairs)
-        return self._chosen(rows, where, lambda row: row[3], _itself)
+        return self._chosen(rows, where, lambda row: row[3], _itself, hangs=False)
 
     def roots(self) -> list[FlatRow]:
         """See CatalogSnapshot."""
@@ -124,12 +147,16 @@ class RowSnapshot:
         where: Filter | None,
         owner: Callable[[Item], object],
         flat: Callable[[Item], FlatRow],
+        *,
+        hangs: bool = True,
     ) -> Iterator[list[FlatRow]]:
-        """Yield what belongs to documents that a filter lets through."""
+        """Yield what belongs to documents that a filter lets through; what hangs on one comes only if that did."""
         last: tuple[object, bool] = (None, False)
         while chunk := list(islice(rows, ROWS)):
             chosen = []
             for row in chunk:
+                if hangs and not self._is_shown(owner(row)):
+                    continue
                 if where is not None:
                     document_id = owner(row)
                     if last[0] != document_id:

@@ -9,7 +9,6 @@ billed as if it had been made.
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Any, NamedTuple
@@ -22,7 +21,6 @@ STORED_OVERHEAD_BYTES = 100
 """What is billed as storage for each item beside its size."""
 
 _FREE = {"DescribeTable", "CreateTable", "DescribeContinuousBackups", "UpdateContinuousBackups", "ListTables"}
-_FAMILY = re.compile(r"[0-9A-Za-z]+")
 
 
 class Bill(NamedTuple):
@@ -36,9 +34,8 @@ class Bill(NamedTuple):
 
     @property
     def family(self) -> str:
-        """What a partition key begins with: the kind of its items."""
-        found = _FAMILY.match(self.partition)
-        return found[0] if found else self.partition
+        """What a partition key begins with, up to its shard: the kind of its items."""
+        return self.partition.partition(".")[0]
 
 
 def bills(exchange: Exchange) -> Iterator[Bill]:

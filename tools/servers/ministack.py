@@ -16,13 +16,21 @@ from tools.servers.processes import Access, free_ports, installed, main, start, 
 
 REQUIREMENT = "ministack>=1.4,<2"
 
+# Where many processes come at once, its web server would let their connections wait until they give up.
+PROGRAM = """
+from hypercorn.config import Config
+from ministack.app import main
+Config.backlog = 4096
+main()
+"""
+
 
 def started(folder: Path) -> Access:
     """Start it in a folder."""
-    program = installed(REQUIREMENT, "ministack", "ministack") / "ministack"
+    python = installed(REQUIREMENT, "ministack", "ministack") / "python"
     (port,) = free_ports(1)
     settings = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "SERVICES": "dynamodb"}
-    start(folder, "ministack", [str(program)], settings)
+    start(folder, "ministack", [str(python), "-c", PROGRAM], settings)
     wait_for_port(folder, "ministack", port)
     return {"endpoint": f"http://127.0.0.1:{port}", "key": "test", "secret": "test"}
 
