@@ -28,8 +28,9 @@ _COLUMNS = ("name", "rows", "copied", "missing", "extra", "examples")
 @click.option("--compare", is_flag=True, help="Only hold what both say against each other.")
 @click.pass_obj
 def copy(invocation: Invocation, source: str, target: str, *, dry_run: bool, compare: bool) -> ExitStatus:
-    """Copy the catalog FROM, with its ids, to TO, a folder or dynamodb://TABLE; TO is created where there is none.
+    """Copy the catalog FROM, with its ids, to TO, a folder or dynamodb://TABLE.
 
+    A folder is created where there is none, a table by `kvcatalog init`.
     All comes along but announcements of running garbage collections, and is compared row by row in the end; the exit
     status is 1 if anything differs. A copy may be stopped and run again. TO has to be empty, or hold a part of FROM.
     Let nobody change FROM until TO takes its place: what was copied is not changed later.
@@ -40,7 +41,7 @@ def copy(invocation: Invocation, source: str, target: str, *, dry_run: bool, com
     Example:
       kvcatalog copy state/catalog.lmdb state/second.lmdb --dry-run
       kvcatalog copy state/catalog.lmdb 'dynamodb://catalog?region=eu-central-1'
-      kvcatalog copy dynamodb://catalog state/catalog.lmdb
+      kvcatalog copy dynamodb://catalog state/catalog.lmdb --compare
     """  # noqa: D301 - click's mark for lines that are not wrapped
     if dry_run and compare:
         raise click.UsageError("--dry-run and --compare do not go together")

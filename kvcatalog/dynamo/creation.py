@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,13 @@ from typing import Any
 from kvcatalog.dynamo.connection import AmbiguousError, Connection
 from kvcatalog.dynamo.items import attributes_of, pause
 from kvcatalog.dynamo.layout import ItemKey
-from kvcatalog.errors import CatalogError, CatalogMissingError, CatalogUnavailableError, StorageFailedError
+from kvcatalog.errors import (
+    CatalogError,
+    CatalogMissingError,
+    CatalogUnavailableError,
+    StorageFailedError,
+    StoragePermissionError,
+)
 
 _ATTRIBUTES = {"pk": "S", "sk": "B"}
 _KEYS = {"pk": "HASH", "sk": "RANGE"}
@@ -70,6 +77,15 @@ def describe(connection: Connection) -> dict[str, Any]:
     except AmbiguousError as error:
         raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
     return found
+
+
+def birth_of(connection: Connection) -> int | None:
+    """Return a number that no other table has; None where the service gives none, or does not let us ask."""
+    try:
+        found = describe(connection).get("TableId")
+    except StoragePermissionError:
+        return None
+    return None if found is None else int.from_bytes(hashlib.sha256(found.encode()).digest()[:7], "big")
 
 
 def is_empty(connection: Connection) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from kvcatalog.clock import Clock, now_micros
+from kvcatalog.dynamo import creation
 from kvcatalog.dynamo.items import pause
 from kvcatalog.errors import CorruptRecordError
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.models import CatalogStats, DuplicateGroup, Possession
+from kvcatalog.store import lifetime, reading
 from kvcatalog.store.catalog import Catalog
 from kvcatalog.store.catalog_reader import CatalogReader, Question
 from kvcatalog.store.dynamo_backend import BELIEVED_ATTEMPTS, DynamoBackend
@@ -60,6 +62,21 @@ class DynamoCatalog(Catalog):
     ) -> None:
         self._dynamo = backend
         super().__init__(backend, read_only=read_only, clock=clock, command=command)
+
+    def recognise_table(self) -> None:
+        """Begin a generation if the catalog lies in another table than the one in which it was written to before.
+
+        Such a table was recovered from a point in time or a backup, or is another region's replica: so a root has one
+        owner, and it is adopted on purpose.
+        """
+        birth = creation.birth_of(self._dynamo.connection)
+        if birth is None:
+            return
+        with self._dynamo.read() as transaction:
+            known = reading.read_birth(transaction)
+        if known != birth:
+            why = "the catalog's table is a copy"
+            self.identity = self._write(lambda txn, scribe: lifetime.recognise(txn, birth, scribe), why)
 
     get = _believed(CatalogReader.get)
     get_by_id = _believed(CatalogReader.get_by_id)

@@ -32,12 +32,15 @@ def open_dynamo_catalog(url: str, *, read_only: bool = False, command: str = "li
     backend = DynamoBackend(parse_place(url))
     try:
         _check_format(backend)
-        return DynamoCatalog(backend, read_only=read_only, command=command)
+        catalog = DynamoCatalog(backend, read_only=read_only, command=command)
+        if not read_only:
+            catalog.recognise_table()
     except BaseException as error:
         backend.close()
         if isinstance(error, CatalogMissingError):
             error.advice = "Check the table's name, region and endpoint_url; `kvcatalog init` makes table and catalog."
         raise
+    return catalog
 
 
 def _check_format(backend: DynamoBackend) -> None:
