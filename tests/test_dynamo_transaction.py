@@ -193,7 +193,7 @@ def test_nothing_comes_to_hang_on_a_document_while_it_goes(
 
     monkeypatch.setattr(operations, "delete_document", slowly)
     catalog.delete(first.id)
-    monkeypatch.undo()
+    monkeypatch.setattr(operations, "delete_document", delete)
     gone = once(lambda: other.delete(second.id))
 
     def seen(transaction: Any, document_id: int, run_id: str, moment: int) -> bool:

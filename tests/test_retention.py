@@ -285,7 +285,7 @@ def test_rules_come_from_the_configuration() -> None:
         min_copies=2,
         rules=(
             RetentionRule(name="pages", filters=("type=text/html",), days=9, since="last_seen"),
-            RetentionRule(name="large", filters=("bytes>1GB",), days=1e9, min_copies=0),
+            RetentionRule(name="large", filters=("bytes>1GB",), days=100_000, min_copies=0),
         ),
     )
     rules = rules_of(ContentDownloadConfig(retention=section))

@@ -21,6 +21,7 @@ from kvcatalog.errors import CatalogError, UnsafePathError
 from kvcatalog.holds import Holds
 from kvcatalog.models import BlobMove, Condemned
 from kvcatalog.removal.aliases import Aliases
+from kvcatalog.removal.asking import asked
 from kvcatalog.removal.opened import open_roots
 from kvcatalog.removal.plans import PlanItem
 from kvcatalog.removal.protection import Ground, is_foreign
@@ -202,11 +203,11 @@ class Batch:
 
     def keep_what_is_used(self) -> None:
         """Leave out what nobody need be told of."""
-        used = self._used()
-        for path in list(self._waiting):
-            if path in used:
-                self._keep(path, used[path])
-            elif is_foreign(path) or not self._ground.holds(path):
+        for path, reason in self._used().items():
+            self._keep(path, reason)
+        paths = list(self._waiting)
+        for path, is_ours in zip(paths, asked(self.store, self._is_ours, paths), strict=True):
+            if not is_ours:
                 self._keep(path, "not ours")
 
     def condemn(self) -> int:
@@ -219,11 +220,12 @@ class Batch:
 
     def check_again(self) -> None:
         """Keep what something refers to by now, and what is not what it was."""
-        used = self._used()
-        for path, (_, item) in list(self._waiting.items()):
-            reason = used.get(path) or _refusal(self.store, path, item)
-            if reason is not None:
-                self._keep(path, reason)
+        for path, reason in self._used().items():
+            self._keep(path, reason)
+        paths = list(self._waiting)
+        for path, refusal in zip(paths, asked(self.store, self._refusal, paths), strict=True):
+            if refusal is not None:
+                self._keep(path, refusal)
 
     def move(self) -> None:
         """Take what is left to the trash."""
@@ -266,6 +268,22 @@ class Batch:
                 used[path] = "known by another name"
         return used
 
+    def _is_ours(self, path: str) -> bool:
+        return not is_foreign(path) and self._ground.holds(path)
+
+    def _refusal(self, path: str) -> KeptReason | None:
+        """Return why a blob is not what the plan says."""
+        _, item = self._waiting[path]
+        try:
+            found = self.store.stat(path)
+            if found is None:
+                return "gone"
+            if not item.is_like(found):
+                return "changed"
+            return "written to" if self.store.is_written(path) else None
+        except UnsafePathError:
+            return "not ours"
+
     def _keep(self, path: str, reason: KeptReason) -> None:
         number, item = self._waiting.pop(path)
         self.results[number] = Result(item, kept=reason)
@@ -277,19 +295,6 @@ _KEPT: dict[str, KeptReason] = {
     "unsafe": "not ours",
     "other device": "on another file system",
 }
-
-
-def _refusal(store: BlobStore, path: str, item: PlanItem) -> KeptReason | None:
-    """Return why a blob is not what a plan says."""
-    try:
-        found = store.stat(path)
-        if found is None:
-            return "gone"
-        if not item.is_like(found):
-            return "changed"
-        return "written to" if store.is_written(path) else None
-    except UnsafePathError:
-        return "not ours"
 
 
 def _stat(store: BlobStore, path: str) -> BlobStat | None:

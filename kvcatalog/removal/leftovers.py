@@ -7,6 +7,7 @@ killed one knows from where on the journal is to be read, and takes what that on
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from kvcatalog.blobs import BlobStore
 from kvcatalog.clock import now_micros, to_micros
 from kvcatalog.errors import UnsafePathError
 from kvcatalog.models import BlobMove, JournalEntry
+from kvcatalog.removal.asking import asked
 from kvcatalog.removal.plans import FormerOwner, Plan, PlanItem
 from kvcatalog.removal.protection import is_foreign
 
@@ -78,15 +80,20 @@ class Undertaking(Struct, frozen=True):
         )
         while chunk := list(islice(entries, _CHUNK)):
             left = {str(place): entry for entry in chunk if (place := entry.changes.get("storage_uri", (None,))[0])}
+            found: dict[str, tuple[BlobStore, list[tuple[str, JournalEntry]]]] = {}
             for place in sorted(left.keys() - catalog.referenced(left)):
                 located = roots.locate(place)
                 if located is not None and not is_foreign(located[1]):
-                    item = _item(*located, left[place], self.name)
+                    store, path = located
+                    found.setdefault(store.uri, (store, []))[1].append((path, left[place]))
+            for store, those in found.values():
+                for item in asked(store, partial(_item, store, self.name), those):
                     if item is not None:
                         yield item
 
 
-def _item(store: BlobStore, path: str, entry: JournalEntry, reason: str) -> PlanItem | None:
+def _item(store: BlobStore, reason: str, lost: tuple[str, JournalEntry]) -> PlanItem | None:
+    path, entry = lost
     try:
         found = store.stat(path)
     except UnsafePathError:

@@ -13,14 +13,12 @@ from kvcatalog.errors import ConfigError, FilterSyntaxError
 from kvcatalog.filters import Filter, parse_filter
 from kvcatalog.gc import retention_filter
 from kvcatalog.models import DocumentRecord
+from kvcatalog.values import DAYS_MAX
 
 if TYPE_CHECKING:
     from kvcatalog.config import ContentDownloadConfig
     from kvcatalog.holds import Holds
     from kvcatalog.store.protocol import CatalogStore
-
-DAYS_MAX = 100_000.0
-"""So old is nothing."""
 
 _DAY_MICROS = 86_400_000_000
 
@@ -61,7 +59,7 @@ def rules_of(config: ContentDownloadConfig, *, days: float | None = None) -> tup
         except FilterSyntaxError as error:
             raise ConfigError(f"retention.rules.{number}.filters: {error}") from error
         copies = section.min_copies if each.min_copies is None else each.min_copies
-        rules.append(Rule(each.name, where, min(each.days, DAYS_MAX), each.since, copies))
+        rules.append(Rule(each.name, where, each.days, each.since, copies))
     name = "retention_days" if days is None else "--days"
     days = min(config.catalog.retention_days if days is None else days, DAYS_MAX)
     return (*rules, Rule(name, days=days, min_copies=section.min_copies))

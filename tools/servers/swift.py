@@ -32,6 +32,7 @@ STORES = ("account", "container", "object")
 
 # Swift's own tools would take a Python start for each step and ring.
 RINGS = """
+import sys
 from swift.common.ring import RingBuilder
 for argument in sys.argv[1:]:
     name, port = argument.split(":")
