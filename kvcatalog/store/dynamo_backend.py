@@ -47,6 +47,8 @@ ATTEMPTS = 40
 BELIEVED_ATTEMPTS = 4
 """How often rows that do not agree are read, until that is believed: others may have been changing them."""
 
+_ROUNDS_MAX = 3
+
 _log = logging.getLogger(__name__)
 
 
@@ -251,7 +253,8 @@ class _Process:
     def settle(self, *, patiently: bool = False) -> None:
         """Add to the counters what is to be added, and count digests anew; one thread does it for all.
 
-        What cannot be done now is done with the next call: it has nothing to do with whether a call has succeeded.
+        What cannot be done now is done with the next call: it has nothing to do with whether a call has succeeded. Who
+        is patient does all that has come; others do a few rounds, so that nobody works for all others for ever.
         """
         with self._changed:
             if patiently:
@@ -260,8 +263,9 @@ class _Process:
                 return
             self._is_settling = True
         try:
-            while self._settle_some():
-                pass
+            rounds = 0
+            while self._settle_some() and (patiently or rounds < _ROUNDS_MAX):
+                rounds += 1
         finally:
             with self._changed:
                 self._is_settling = False
@@ -307,9 +311,9 @@ class _Process:
         self.made(lambda transaction: changes.count_duplicates(transaction, digest), defers=False)
 
     def _note(self, tally: DynamoTally) -> None:
+        self._keep(tally.sums, tally.digests)
         for name, number in tally.raised.items():
             self.ids.raise_to(name, number)
-        self._keep(tally.sums, tally.digests)
 
     def _keep(self, sums: dict[bytes, Delta], digests: set[bytes]) -> None:
         with self._changed:
