@@ -90,3 +90,21 @@ def test_an_import_does_not_pay_for_what_it_may_not_need(module: str) -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "kvcatalog" in loaded
     assert loaded & SLOW == set()
+
+
+def test_a_catalog_in_a_folder_with_local_blobs_needs_no_client_of_a_service(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from kvcatalog import StorageConfig, finalize_candidate_download, open_catalog
+folder = Path(sys.argv[1])
+(folder / "a.pdf").write_bytes(b"%PDF-1.7")
+key = {"artifact_id": "a", "source_url": "https://e.org/a.pdf", "resolver": "r"}
+with open_catalog(folder / "catalog") as catalog:
+    storage = StorageConfig(root_dir=str(folder / "docs"))
+    assert finalize_candidate_download(folder / "a.pdf", **key, catalog=catalog, cfg_storage=storage).ok
+    assert catalog.stats().documents == 1
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], check=True, capture_output=True, text=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} & {"boto3", "botocore"} == set()

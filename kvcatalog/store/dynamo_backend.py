@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -47,6 +47,8 @@ ATTEMPTS = 40
 BELIEVED_ATTEMPTS = 4
 """How often rows that do not agree are read, until that is believed: others may have been changing them."""
 
+_ROUNDS_MAX = 3
+
 _log = logging.getLogger(__name__)
 
 
@@ -84,20 +86,18 @@ class DynamoBackend:
     ) -> list[Result]:
         """See Backend."""
         process = self._process()
-        together = max(1, (ITEMS_MAX - 2) // rows)
-        found: dict[int, Result] = {}
-        for wave in _waves(items, key):
-            pieces = [wave[start : start + together] for start in range(0, len(wave), together)]
-            blocks = process.reserved(numbers, pieces)
+        lanes = _lanes(items, key, together=max(1, (ITEMS_MAX - 2) // rows))
+        blocks = iter(process.reserved(numbers, [piece for lane in lanes for piece in lane]))
+        planned = [[(piece, next(blocks)) for piece in lane] for lane in lanes]
 
-            def make(number: int) -> list[Result]:
-                some = [items[each] for each in pieces[number]]  # noqa: B023 - done before the next wave
-                return process.made_of(operation, some, blocks[number])  # noqa: B023
+        def make(lane: list[tuple[list[int], Block | None]]) -> list[tuple[int, Result]]:
+            found: list[tuple[int, Result]] = []
+            for piece, block in lane:
+                results = process.made_of(operation, [items[number] for number in piece], block)
+                found += zip(piece, results, strict=True)
+            return found
 
-            numbered = range(len(pieces))
-            made = process.workers.map(make, numbered) if key else [make(number) for number in numbered]
-            for piece, results in zip(pieces, made, strict=True):
-                found.update(zip(piece, results, strict=True))
+        found = dict(pair for pairs in process.workers.map(make, planned) for pair in pairs)
         process.settle()
         telemetry.batch_committed(len(items))
         return [found[number] for number in range(len(items))]
@@ -251,7 +251,8 @@ class _Process:
     def settle(self, *, patiently: bool = False) -> None:
         """Add to the counters what is to be added, and count digests anew; one thread does it for all.
 
-        What cannot be done now is done with the next call: it has nothing to do with whether a call has succeeded.
+        What cannot be done now is done with the next call: it has nothing to do with whether a call has succeeded. Who
+        is patient does all that has come; others do a few rounds, so that nobody works for all others for ever.
         """
         with self._changed:
             if patiently:
@@ -260,8 +261,9 @@ class _Process:
                 return
             self._is_settling = True
         try:
-            while self._settle_some():
-                pass
+            rounds = 0
+            while self._settle_some() and (patiently or rounds < _ROUNDS_MAX):
+                rounds += 1
         finally:
             with self._changed:
                 self._is_settling = False
@@ -307,9 +309,9 @@ class _Process:
         self.made(lambda transaction: changes.count_duplicates(transaction, digest), defers=False)
 
     def _note(self, tally: DynamoTally) -> None:
+        self._keep(tally.sums, tally.digests)
         for name, number in tally.raised.items():
             self.ids.raise_to(name, number)
-        self._keep(tally.sums, tally.digests)
 
     def _keep(self, sums: dict[bytes, Delta], digests: set[bytes]) -> None:
         with self._changed:
@@ -328,17 +330,22 @@ class _Process:
         self.workers.close()
 
 
-def _waves(items: Sequence[Item], key: Callable[[Item], Hashable] | None) -> Iterator[list[int]]:
-    """Yield the numbers of items, those of one key in their order and in different waves; without keys, all in one."""
-    if key is None:
-        yield list(range(len(items)))
-        return
-    counts: dict[Hashable, int] = {}
-    waves: list[list[int]] = []
+def _lanes(items: Sequence[Item], key: Callable[[Item], Hashable] | None, *, together: int) -> list[list[list[int]]]:
+    """Return the numbers of items in lanes that may be made side by side, each with pieces that follow each other.
+
+    All of one key are in one lane and in their order; without keys there is one lane. A piece has `together` at most.
+    """
+    groups: dict[Hashable, list[int]] = {}
     for number, item in enumerate(items):
-        wave = counts.get(hashed := key(item), 0)
-        counts[hashed] = wave + 1
-        if wave == len(waves):
-            waves.append([])
-        waves[wave].append(number)
-    yield from waves
+        groups.setdefault(None if key is None else key(item), []).append(number)
+    lanes: list[list[list[int]]] = []
+    shared: list[int] = []
+    for group in groups.values():
+        if len(group) > together:
+            lanes.append([group[start : start + together] for start in range(0, len(group), together)])
+            continue
+        if len(shared) + len(group) > together:
+            lanes.append([shared])
+            shared = []
+        shared = shared + group
+    return [*lanes, [shared]] if shared else lanes

@@ -60,7 +60,7 @@ class RowSnapshot:
     def documents(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
         """See CatalogSnapshot."""
         pairs = self._up_to(DOCUMENTS, after, self.position.document)
-        if not self.is_one_moment:
+        if not self.is_one_moment and self._shown is None:
             self._shown = bytearray(self.position.document // 8 + 1)
         matches = self._matcher(where)
         while chunk := list(islice(pairs, ROWS)):
