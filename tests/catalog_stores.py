@@ -754,12 +754,18 @@ class CatalogStoreContract:
             assert snapshot.document_count == len(documents)
             assert snapshot.document(1) == documents[0]
             assert snapshot.document(99) is snapshot.document(1, parse_filter(["resolver=none"])) is None
-            assert [row[0] for rows in snapshot.documents(after=10) for row in rows] == [
-                row[0] for row in documents if int(str(row[0])) > 10
-            ]
             variants = [row for rows in snapshot.variants() for row in rows]
             assert [row[0] for row in variants] == sorted(int(str(row[0])) for row in variants)
             assert snapshot.variants_of(1) == [row for row in variants if row[1] == 1]
+            assert snapshot.position.document == catalog.stats().last_document_id
+            assert snapshot.position.journal == catalog.journal_end()
+            if snapshot.is_one_moment:
+                catalog.delete(1)
+                assert [row for rows in snapshot.documents() for row in rows] == documents
+        with catalog.snapshot() as snapshot:
+            behind = [row[0] for rows in snapshot.documents(after=10) for row in rows]
+            assert behind == [record.id for record in catalog.iter_records() if record.id > 10]
+        with catalog.snapshot() as snapshot:
             chosen = parse_filter(["resolver=r1"])
             of_chosen = {row[0] for rows in snapshot.documents(chosen) for row in rows}
             assert 0 < len(of_chosen) < len(documents)
@@ -774,11 +780,6 @@ class CatalogStoreContract:
             assert [row[0] for row in snapshot.roots()] == ids(catalog.roots())
             assert snapshot.holds() == catalog.holds()
             assert [check for checks in snapshot.checks() for check in checks]
-            assert snapshot.position.document == catalog.stats().last_document_id
-            assert snapshot.position.journal == catalog.journal_end()
-            if snapshot.is_one_moment:
-                catalog.delete(1)
-                assert [row for rows in snapshot.documents() for row in rows] == documents
 
     def test_what_comes_from_another_catalog_stays_as_it_is(self, place: Place, catalog: CatalogStore) -> None:
         from kvcatalog.copying import compare_catalogs, copy_catalog

@@ -28,6 +28,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kvcatalog import open_catalog
+from kvcatalog.dynamo import workers
 from kvcatalog.models import Registration, RegistrationRequest
 from kvcatalog.store import init_catalog
 from tests.invariants import assert_consistent
@@ -55,6 +56,7 @@ def register(place: str, process: int, keys: int, threads: int) -> None:
     order = list(range(keys))
     random.Random(process).shuffle(order)
     requests = [request(number) for number in order]
+    workers.THREADS = threads
     with open_catalog(place, create=False) as catalog:
         print("ready", flush=True)
         sys.stdin.readline()
@@ -140,7 +142,7 @@ def _child(place: str, number: int, keys: int, threads: int) -> subprocess.Popen
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=8, help="threads of each of them that registers one by one")
+    parser.add_argument("--threads", type=int, default=8, help="of each process")
     parser.add_argument("--keys", type=int, default=5000)
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--catalog", help="a new folder, or the URL of a table; a temporary folder by default")
