@@ -3,9 +3,9 @@
     python -m tools.faults [--long] [--seed N] [--cycles N] [--states N] [--files N] … [HARNESS ...]
 
 Without names all of them run, in a short form of a minute or two; `--long` is the whole proof, which takes hours. How
-much is tried can be said for each. Exit status 1 says that something was wrong, 3 that something could not be tried
-here: no C compiler, no right to mount. KVCATALOG_FAULT plants one of the mistakes of `planting`, to show that it is
-seen; a harness ends at its first find.
+much is tried can be said for each, and the table is printed of a run that is interrupted, too. Exit status 1 says that
+something was wrong, 3 that something could not be tried here: no C compiler, no right to mount. KVCATALOG_FAULT plants
+one of the mistakes of `planting`, to show that it is seen; a harness ends at its first find.
 """
 
 from __future__ import annotations
@@ -52,11 +52,21 @@ LONG = Extent(cycles=1000, states=50_000, disks=1000, steps=150, files=10_000, r
 FIGURES = ("cycles", "states", "disks", "steps", "files", "rounds", "examples")
 
 
+CYCLES_AT_ONCE, FILES_AT_ONCE, EXAMPLES_AT_ONCE = 50, 500, 100
+"""After so many it is told how far the proof is."""
+
+
+def _parts(whole: int, part: int) -> Iterator[int]:
+    while whole > 0:
+        yield min(whole, part)
+        whole -= part
+
+
 def _kills(seed: int, extent: Extent) -> Iterator[Report]:
     # Where a mistake was planted the first finding ends it, and some need luck.
-    cycles = 100 if MISTAKE else max(1, extent.cycles // 2)
-    for layout in ("cas", "policy_path"):
-        yield killing.run(cycles, layout=layout, seed=seed, mistake=MISTAKE)
+    cycles = 200 if MISTAKE else extent.cycles
+    for number, part in enumerate(_parts(cycles, min(CYCLES_AT_ONCE, max(1, cycles // 2)))):
+        yield killing.run(part, layout=("cas", "policy_path")[number % 2], seed=seed + number, mistake=MISTAKE)
 
 
 def _replay(seed: int, extent: Extent) -> Iterator[Report]:
@@ -84,21 +94,28 @@ def _disks(seed: int, extent: Extent) -> Iterator[Report]:
 
 
 def _failing(_: int, extent: Extent) -> Iterator[Report]:
-    faults = EVERY_FAULT if extent.long else SHORT_FAULTS
-    yield failing.run(CALLS if extent.long else QUICK_CALLS, faults=faults, mistake=MISTAKE)
+    if not extent.long:
+        yield failing.run(QUICK_CALLS, faults=SHORT_FAULTS, mistake=MISTAKE)
+        return
+    for name in CALLS:
+        yield failing.run([name], faults=EVERY_FAULT, mistake=MISTAKE)
 
 
 def _surroundings(_: int, extent: Extent) -> Iterator[Report]:
-    calls = tuple(CALLS) if extent.long else QUICK_CALLS
+    each = [(name,) for name in CALLS] if extent.long else [QUICK_CALLS]
     for disk in ("tmpfs", "ext4") if extent.long else ("tmpfs",):
-        yield failing.run_surroundings("full disk", calls, disk=disk, mistake=MISTAKE)
-    yield failing.run_surroundings("read-only disk", (*calls, "read only"), mistake=MISTAKE)
-    with_root = [name for name in calls if name != "adopt root"]  # it is what follows a root that has gone
-    yield failing.run_surroundings("missing root", with_root, mistake=MISTAKE)
+        for calls in each:
+            yield failing.run_surroundings("full disk", calls, disk=disk, mistake=MISTAKE)
+    for calls in (*each, ("read only",)):
+        yield failing.run_surroundings("read-only disk", calls, mistake=MISTAKE)
+    for calls in each:
+        if calls != ("adopt root",):  # it is what follows a root that has gone
+            yield failing.run_surroundings("missing root", calls, mistake=MISTAKE)
 
 
 def _damage(seed: int, extent: Extent) -> Iterator[Report]:
-    yield damage.run(extent.files, seed=seed, mistake=MISTAKE)
+    for number, part in enumerate(_parts(extent.files, FILES_AT_ONCE)):
+        yield damage.run(part, seed=seed + number, mistake=MISTAKE)
 
 
 def _circumstances(_: int, extent: Extent) -> Iterator[Report]:
@@ -110,7 +127,8 @@ def _circumstances(_: int, extent: Extent) -> Iterator[Report]:
 
 
 def _model(seed: int, extent: Extent) -> Iterator[Report]:
-    yield model.run(100 if MISTAKE else extent.examples, seed=seed, mistake=MISTAKE)
+    for number, part in enumerate(_parts(100 if MISTAKE else extent.examples, EXAMPLES_AT_ONCE)):
+        yield model.run(part, seed=seed + number, mistake=MISTAKE)
 
 
 HARNESSES: dict[str, Callable[[int, Extent], Iterator[Report]]] = {
@@ -125,9 +143,8 @@ HARNESSES: dict[str, Callable[[int, Extent], Iterator[Report]]] = {
 }
 
 
-def run(names: list[str], seed: int, extent: Extent) -> list[Report]:
-    """Run harnesses by name, and return a report for each kind of trouble that they made."""
-    reports: dict[str, Report] = {}
+def run(names: list[str], seed: int, extent: Extent, reports: dict[str, Report]) -> None:
+    """Run harnesses by name, and add to a report for each kind of trouble that they make."""
     for name in names:
         started = time.monotonic()
         try:
@@ -142,7 +159,6 @@ def run(names: list[str], seed: int, extent: Extent) -> list[Report]:
                 print(f"-- {table([report]).splitlines()[1]}", file=sys.stderr, flush=True)
         except (NoCompilerError, NoMountError) as error:
             reports[name] = Report(name, not_tried=str(error))
-    return list(reports.values())
 
 
 def main() -> int:
@@ -158,11 +174,16 @@ def main() -> int:
         parser.error(f"there is no harness {', '.join(unknown)}")
     wanted = {name: value for name in FIGURES if (value := getattr(options, name)) is not None}
     extent = structs.replace(LONG if options.long else SHORT, **wanted)
-    reports = run(options.harness or list(HARNESSES), options.seed, extent)
-    print(table(reports))
-    if any(report.violations for report in reports):
+    reports: dict[str, Report] = {}
+    status = 0
+    try:
+        run(options.harness or list(HARNESSES), options.seed, extent, reports)
+    except KeyboardInterrupt:
+        status = 130
+    print(table(reports.values()))
+    if any(report.violations for report in reports.values()):
         return 1
-    return 3 if any(report.not_tried for report in reports) else 0
+    return status or (3 if any(report.not_tried for report in reports.values()) else 0)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def preloaded(folder: Path, log: Path | None = None) -> Iterator[dict[str, str]]
         yield os.environ | variables | ({} if log is None else {"FAULTS_LOG": str(log)})
 
 
-def run_child(module: str, arguments: list[str], environment: dict[str, str], seconds_max: float = 3600) -> str:
+def run_child(module: str, arguments: list[str], environment: dict[str, str], seconds_max: float = 86_400) -> str:
     """Run a module of this package in a child, and return what it printed; SystemExit if it failed."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
