@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 
 from kvcatalog import open_catalog
-from kvcatalog.errors import SqlSourceError
+from kvcatalog.errors import CatalogError, SqlSourceError, StorageFullError
 from kvcatalog.export_sql import export_sql
 from kvcatalog.import_sql import import_sql
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
@@ -300,6 +301,19 @@ def test_a_dump_can_do_nothing_but_make_tables(other: LmdbCatalog, tmp_path: Pat
     )
     assert import_sql(dump, other).documents == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == ["dump.sql", "other"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(errno.EMFILE, SqlSourceError), (errno.ENOSPC, StorageFullError)])
+def test_what_the_system_refuses_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: type[CatalogError]
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "some.sqlite").touch()
+    monkeypatch.setattr("kvcatalog.import_sql.sources.TemporaryDirectory", refuse)
+    with open_catalog(tmp_path / "catalog") as catalog, pytest.raises(expected):
+        import_sql(tmp_path / "some.sqlite", catalog)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ into a temporary database; a dump's statements run there under an authorizer tha
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from kvcatalog import sqlite_files
-from kvcatalog.errors import SqlSourceError
+from kvcatalog.errors import SqlSourceError, StorageFullError
 from kvcatalog.import_sql.report import Tally
 from kvcatalog.sql_schema import Column, tables
 from kvcatalog.sqlite_files import Connection
@@ -99,7 +100,10 @@ class Source:
 
 @contextmanager
 def opened(path: str, tally: Tally) -> Iterator[Source]:
-    """Open what can be imported; SqlSourceError if it is none of that, or has changed meanwhile."""
+    """Open what can be imported; SqlSourceError if it is none of that, cannot be read, or has changed meanwhile.
+
+    StorageFullError where there is no room to unpack it.
+    """
     try:
         with open(path, "rb") as stream:
             before = _state(path)
@@ -108,8 +112,9 @@ def opened(path: str, tally: Tally) -> Iterator[Source]:
                     yield source
                 if _state(path) != before:
                     raise SqlSourceError(f"{path} changed while it was read")
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise SqlSourceError(f"{path}: {error.strerror}") from error
+    except OSError as error:
+        kind = StorageFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else SqlSourceError
+        raise kind(f"{path}: {error.strerror}") from error
 
 
 @contextmanager

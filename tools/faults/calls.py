@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from kvcatalog.backup import backup, restore
 from kvcatalog.clock import now_micros
 from kvcatalog.compact import compact
 from kvcatalog.config import CatalogConfig
+from kvcatalog.errors import NotFoundError
 from kvcatalog.export_sql import export_sql
 from kvcatalog.filters import parse_filter
 from kvcatalog.gc import plan_garbage
@@ -187,7 +189,8 @@ def _there_and_back(place: Place, catalog: LmdbCatalog) -> None:
             list(collection.execute(plan.header.plan, plan.items()))
         for store in collection.roots.stores:
             for label in store.folders(layout.TRASH_PATH):
-                list(trash.restore(collection, label))
+                with suppress(NotFoundError):  # a call that failed may leave an empty folder
+                    list(trash.restore(collection, label))
 
 
 def _retire(place: Place, catalog: LmdbCatalog) -> None:
