@@ -8,6 +8,7 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from kvcatalog import open_catalog, schema
@@ -82,6 +83,18 @@ def test_an_older_store_comes_to_the_newest_format_a_step_at_a_time(
     monkeypatch.undo()
     with pytest.raises(UnsupportedFormatError, match=f"has format {newer}"):
         open_catalog(folder)
+
+
+def test_a_reader_says_of_a_store_with_fewer_tables_that_it_is_older(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lmdb.open(str(folder), max_dbs=64, map_size=1 << 30) as raw, raw.begin(write=True) as transaction:
+        transaction.drop(raw.open_db(schema.HOLDS.name.encode(), transaction))
+    newer = plan_migrations(monkeypatch, steps=1)
+    with pytest.raises(UnsupportedFormatError, match=f"format {newer - 1}; open it once for writing"):
+        open_catalog(folder, read_only=True)
+    with open_catalog(folder) as catalog:
+        assert catalog.holds() == []
 
 
 def test_a_migration_that_breaks_off_goes_on_from_the_last_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

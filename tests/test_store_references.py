@@ -6,16 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcatalog import open_catalog, parse_filter
-from kvcatalog.errors import InvalidValueError, NotFoundError, UnsupportedFormatError
-from kvcatalog.kv.table import Table
+from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.models import BlobMove
-from kvcatalog.schema import CONFLICTS_BY_STORAGE_URI, FORMAT_KEY, JOURNAL_BY_STORAGE_URI, META, NUMBER_CODEC
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
 from tools.faults.checking import references
@@ -134,33 +131,3 @@ def test_announcements_stand_until_they_are_settled(catalog: LmdbCatalog) -> Non
     catalog.settle_condemned(["file:///outside"])
     assert catalog.forget_condemned() == 2
     assert_consistent(catalog)
-
-
-def drop_table(folder: Path, table: Table) -> None:
-    with lmdb.open(str(folder), max_dbs=64, map_size=1 << 30) as raw, raw.begin(write=True) as transaction:
-        transaction.drop(raw.open_db(table.name.encode(), transaction))
-
-
-def test_a_catalog_of_the_first_format_gets_its_new_indexes(tmp_path: Path) -> None:
-    with opened(tmp_path) as catalog:
-        catalog.add_root("file:///data", uuid="u")
-        for digest in DIGESTS:
-            place = f"file:///data/cas/sha256/{digest[:2]}/{digest[2:]}"
-            do(catalog, "document", 1, place, digest)
-        do(catalog, "update", 1, PLACES[10], None)
-        do(catalog, "delete", 1, PLACES[10], None)
-        do(catalog, "document", 2, PLACES[0], DIGESTS[0])
-        do(catalog, "conflict", 2, PLACES[1], DIGESTS[1])
-        assert_consistent(catalog)
-        with catalog._environment.write() as transaction:
-            for table in (JOURNAL_BY_STORAGE_URI, CONFLICTS_BY_STORAGE_URI):
-                for key, value in list(transaction.items(table)):
-                    transaction.delete(table, key, value)
-            transaction.put(META, FORMAT_KEY, NUMBER_CODEC.encode(FORMAT_KEY, 1))
-    drop_table(tmp_path / "catalog", JOURNAL_BY_STORAGE_URI)
-    with pytest.raises(UnsupportedFormatError, match="format 1; open it once for writing"):
-        open_catalog(tmp_path / "catalog", read_only=True)
-    with opened(tmp_path) as catalog:
-        assert_consistent(catalog)
-        assert catalog.referenced(PLACES) == set(PLACES[:2])
-        assert [entry.action for entry in catalog.journal(storage_uri=PLACES[10])] == ["update", "delete"]
