@@ -6,6 +6,7 @@ import io
 import os
 import random
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -313,12 +314,13 @@ def test_an_outdated_page_in_the_place_of_the_right_one_is_told(path: Path) -> N
     with open_catalog(path) as catalog:
         for content_type in ("text/x-old", "text/x-new"):
             catalog.update(3, content_type=content_type)
+        bounds = struct.pack("<H", 16 + 2 * catalog.stats().documents)  # of a page that holds all documents
     file = path / preflight.DATA_FILE
     whole = file.read_bytes()
     pages = [whole[start : start + PAGE] for start in range(0, len(whole), PAGE)]
-    url = b"https://example.org/2"  # no journal entry has it
-    (right,) = (number for number, page in enumerate(pages) if url in page and b"text/x-new" in page)
-    outdated = next(number for number, page in enumerate(pages) if url in page and b"text/x-old" in page)
+    of_documents = [number for number, page in enumerate(pages) if page[12:14] == bounds and b"example.org/2" in page]
+    (right,) = (number for number in of_documents if b"text/x-new" in pages[number])
+    (outdated,) = (number for number in of_documents if b"text/x-old" in pages[number])
     pages[right], pages[outdated] = pages[outdated], pages[right]
     file.write_bytes(b"".join(pages))
     with open_catalog(path, read_only=True) as catalog:

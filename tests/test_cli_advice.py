@@ -63,7 +63,7 @@ def _workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.C
         (["-c", "a.pdf", "stats"], 2, "ends in .yaml", "Check -c"),
         (["-c", "broken.yaml", "stats"], 2, "broken.yaml", "Correct the file where the message says."),
         (["--root", "ftp://x", "add", "a.pdf", "--artifact-id", "W"], 2, "must be a folder", "Correct --root."),
-        (["--catalog", "dynamodb://t?region=r", "compact"], 2, "local folder", "Name one with --catalog."),
+        (["--catalog", "dynamodb://t?region=r", "compact"], 2, "local folder", "`kvcatalog copy` brings it"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )

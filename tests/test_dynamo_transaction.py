@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvcatalog import LmdbCatalog, open_catalog, schema
-from kvcatalog.dynamo import items, leases
+from kvcatalog.dynamo import connection, items, leases
 from kvcatalog.errors import (
     BlobCondemnedError,
     CatalogBusyError,
@@ -24,7 +26,7 @@ from kvcatalog.errors import (
 from kvcatalog.export_sql import export_sql
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.models import BlobMove
+from kvcatalog.models import BlobMove, SightingRequest
 from kvcatalog.store import dynamo_backend, operations
 from kvcatalog.store.catalog import Catalog
 from kvcatalog.store.dynamo_catalog import DynamoCatalog
@@ -66,7 +68,8 @@ def proxy(tables: Tables, catalog: DynamoCatalog) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def behind(tables: Tables, proxy: Proxy) -> Iterator[DynamoCatalog]:
+def behind(tables: Tables, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoCatalog]:
+    monkeypatch.setattr(connection, "ATTEMPTS", 1)  # botocore's pauses are long
     url = tables.url().rpartition("endpoint_url=")[0] + "endpoint_url=" + proxy.endpoint_url
     opened = open_catalog(url)
     assert isinstance(opened, DynamoCatalog)
@@ -209,8 +212,7 @@ def test_nothing_comes_to_hang_on_a_document_while_it_goes(
 
 def test_a_document_with_much_hanging_on_it_goes_piece_by_piece(catalog: DynamoCatalog, tables: Tables) -> None:
     record = catalog.register(**document(links=tuple(f"file:///l/{number}" for number in range(12)))).record
-    for number in range(70):
-        catalog.record_sighting(record.id, f"run {number}")
+    assert all(catalog.record_sightings(SightingRequest(record.id, f"run {number}") for number in range(70)))
     for number in range(6):
         catalog.register_variant(document_id=record.id, variant=f"v{number}", storage_uri="file:///v", bytes=1)
         catalog.register(**document(bytes=100 + number, sha256=None, storage_uri=f"file:///c/{number}"))
@@ -407,6 +409,19 @@ def test_an_export_of_what_others_change_has_no_row_without_its_document(
         assert {row[0] for chunk in snapshot.sightings() for row in chunk} <= shown
     with pytest.raises(UnsupportedError, match="since"):
         export_sql(catalog, io.BytesIO(), format="postgres", since="x-1-2-3-4")
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 9))
+def test_what_has_one_key_is_made_in_its_order(keys: list[int], together: int) -> None:
+    lanes = dynamo_backend._lanes(keys, lambda key: key, together=together)
+    assert sorted(number for lane in lanes for piece in lane for number in piece) == list(range(len(keys)))
+    assert all(0 < len(piece) <= together for lane in lanes for piece in lane)
+    lane_of = {number: place for place, lane in enumerate(lanes) for piece in lane for number in piece}
+    for key in set(keys):
+        numbers = [number for number, each in enumerate(keys) if each == key]
+        assert len({lane_of[number] for number in numbers}) == 1
+        made = [number for piece in lanes[lane_of[numbers[0]]] for number in piece if keys[number] == key]
+        assert made == numbers
 
 
 def test_two_hosts_never_give_one_id(catalog: DynamoCatalog, other: DynamoCatalog) -> None:

@@ -375,11 +375,11 @@ def test_a_process_opens_an_environment_once(folder: Path, tmp_path: Path) -> No
 
 
 def test_other_settings_for_an_open_environment_are_refused(environment: Environment, folder: Path) -> None:
-    with pytest.raises(CatalogUnavailableError, match="already open"):
+    with pytest.raises(CatalogUnavailableError, match="is open in this process"):
         open_environment(folder, TABLES, durable=False)
     environment.close()
     reader = open_environment(folder, TABLES, read_only=True)
-    with pytest.raises(CatalogUnavailableError, match="already open"):
+    with pytest.raises(CatalogUnavailableError, match="is open in this process"):
         open_environment(folder, TABLES)
     reader.close()
     loose = open_environment(folder, TABLES, durable=False)

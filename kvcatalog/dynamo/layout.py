@@ -35,15 +35,17 @@ ItemKey = tuple[str, bytes]
 class Layout(Struct, frozen=True):
     """How one table lies there.
 
-    `key_bytes` is the length of a set's keys, None where they are text. `leads_to` is the table of the ids that are the
-    values. The puts of a `fresh` table are refused where something is. A `bare` one follows from others: its items have
-    no stamp. Rows of a `guarded` one are looked for before they are there, so a change of one changes a guard.
+    `key_bytes` is the length of a set's keys, None where they are text. `leads_to` is the table of rows that are likely
+    to be asked for behind those of this one, `lead` gives their keys. The puts of a `fresh` table are refused where
+    something is. A `bare` one follows from others: its items have no stamp. Rows of a `guarded` one are looked for
+    before they are there, so a change of one changes a guard.
     """
 
     letter: str
     spread: Spread
     key_bytes: int | None = None
     leads_to: Table | None = None
+    lead: Callable[[bytes, bytes], bytes] = lambda _key, value: value
     fresh: bool = False
     bare: bool = False
     guarded: bool = False
@@ -65,17 +67,21 @@ LAYOUTS: dict[Table, Layout] = {
     schema.VARIANTS_BY_SHA256: Layout("vh", "leading", _DIGEST, schema.VARIANTS, bare=True),
     schema.VARIANTS_BY_STORAGE_URI: Layout("vp", "leading", _ID, schema.VARIANTS, bare=True),
     schema.SIGHTINGS: Layout("s", "last"),
-    schema.SIGHTINGS_BY_DOCUMENT: Layout("sd", "owner", bare=True),
+    schema.SIGHTINGS_BY_DOCUMENT: Layout(
+        "sd", "owner", None, schema.SIGHTINGS, lambda key, _value: key[_ID:] + b"\0" + key[:_ID], bare=True
+    ),
     schema.CONFLICTS: Layout("x", "owner"),
     schema.CONFLICTS_BY_STORAGE_URI: Layout("xp", "leading", _ID, bare=True),
     schema.LINKS: Layout("l", "one"),
-    schema.LINKS_BY_DOCUMENT: Layout("ld", "owner", bare=True),
+    schema.LINKS_BY_DOCUMENT: Layout(
+        "ld", "owner", None, schema.LINKS, lambda key, _value: key[_ID:] + key[:_ID], bare=True
+    ),
     schema.DUPLICATES: Layout("2", "leading"),
     schema.COUNTERS: Layout("n", "one"),
     schema.ROOTS: Layout("o", "one"),
     schema.CONDEMNED: Layout("y", "key", guarded=True),
     schema.CHECKS: Layout("f", "key"),
-    schema.CHECKS_BY_TIME: Layout("ft", "turn", bare=True),
+    schema.CHECKS_BY_TIME: Layout("ft", "turn", None, schema.CHECKS, lambda key, _value: key[_ID:], bare=True),
     schema.HOLDS: Layout("e", "one", fresh=True),
     schema.JOURNAL: Layout("j", "id", fresh=True),
     schema.JOURNAL_BY_DOCUMENT: Layout("jd", "owner", _ID, schema.JOURNAL, bare=True),

@@ -161,12 +161,12 @@ class DynamoReadTransaction:
     def _noted(self, table: Table, page: list[Item]) -> list[Pair]:
         """Return the rows of a page; what they lead to is likely to be asked for next."""
         pairs = [layout.pair_of(table, item.key[1], item.value) for item in page]
-        leads_to = LAYOUTS[table].leads_to
-        if leads_to is not None:
-            upcoming = self._upcoming.setdefault(leads_to, {})
+        how = LAYOUTS[table]
+        if how.leads_to is not None:
+            upcoming = self._upcoming.setdefault(how.leads_to, {})
             if len(upcoming) > _UPCOMING_MAX:
                 upcoming.clear()
-            upcoming.update((value, None) for _, value in pairs)
+            upcoming.update((how.lead(*pair), None) for pair in pairs)
         return pairs
 
     def missing(self, table: Table, pairs: Iterable[Pair]) -> Iterator[Pair]:

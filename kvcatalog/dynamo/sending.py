@@ -31,7 +31,13 @@ class Sender:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def send(self, actions: list[dict[str, Any]], is_made: Callable[[], bool] = lambda: False) -> None:
+    def send(
+        self,
+        actions: list[dict[str, Any]],
+        is_made: Callable[[], bool] = lambda: False,
+        *,
+        token: str | None = None,
+    ) -> None:
         """Make all of some actions, or nothing.
 
         Raises ConflictError; TransactionTooLargeError; CatalogBusyError where there is too much to do for long. Without
@@ -40,14 +46,15 @@ class Sender:
         """
         if len(actions) > ITEMS_MAX:
             raise TransactionTooLargeError(f"{len(actions)} rows belong together, and a transaction takes {ITEMS_MAX}")
-        token, is_open = str(uuid4()), False
+        given, is_open = token, False
+        token = token or str(uuid4())
         for attempt in range(ATTEMPTS):
             try:
                 self._send(actions, token)
             except AmbiguousError:
                 is_open = True
             except CatalogBusyError:
-                token = token if is_open else str(uuid4())
+                token = given or (token if is_open else str(uuid4()))
             except ConflictError:
                 # A service that has forgotten the token may hold the transaction against its own effects.
                 if is_open and is_made():

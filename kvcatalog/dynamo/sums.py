@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 from msgspec import Struct
 
@@ -14,6 +15,7 @@ from kvcatalog.dynamo import layout
 from kvcatalog.dynamo.items import Item, ItemTable, attributes_of
 from kvcatalog.dynamo.layout import ItemKey
 from kvcatalog.dynamo.sending import Sender
+from kvcatalog.errors import OutcomeUnknownError
 from kvcatalog.schema import COUNTER_CODEC, COUNTERS, SUMMED, CounterRow
 
 SHARDS = 8
@@ -21,6 +23,8 @@ RECENT_SECONDS = 1.0
 """How long the version of the storage roots is taken for what it was, rather than read by every call."""
 
 _SENT_AT_ONCE = 50
+_TOKEN_SECONDS = 540.0
+"""The service knows a transaction by its token for ten minutes."""
 
 
 class Delta(Struct):
@@ -31,12 +35,21 @@ class Delta(Struct):
     size: int = 0
 
 
+class _Unanswered(Struct, frozen=True):
+    """An addition of which nobody knows whether it was made."""
+
+    actions: list[dict[str, Any]]
+    token: str
+    since: float
+
+
 class Sums:
     """The counters of one process's view; reading one adds up its shards."""
 
     def __init__(self, items: ItemTable, sender: Sender) -> None:
         self._items = items
         self._sender = sender
+        self._unanswered: _Unanswered | None = None
         self._recent: tuple[float, Item | None] | None = None
 
     @staticmethod
@@ -76,13 +89,28 @@ class Sums:
                 yield key, value
 
     def add(self, deltas: dict[bytes, Delta]) -> None:
-        """Add to counters, and take away from `deltas` what is added."""
+        """Add to counters, and take away from `deltas` what is added; one thread at a time.
+
+        What nobody knows of whether it was added is sent again under its token first, as long as that is known.
+        """
+        if self._unanswered is not None:
+            if time.monotonic() < self._unanswered.since + _TOKEN_SECONDS:
+                self._sender.send(self._unanswered.actions, token=self._unanswered.token)
+            self._unanswered = None
         for key in [key for key, delta in deltas.items() if not (delta.count or delta.size)]:
             del deltas[key]
         while deltas:
             some = list(islice(deltas.items(), _SENT_AT_ONCE))
             shard = _partition(random.randrange(SHARDS))  # noqa: S311 - no secret
-            self._sender.send([{"Update": self._addition((shard, key), delta)} for key, delta in some])
+            actions = [{"Update": self._addition((shard, key), delta)} for key, delta in some]
+            token, since = str(uuid4()), time.monotonic()
+            try:
+                self._sender.send(actions, token=token)
+            except OutcomeUnknownError:
+                self._unanswered = _Unanswered(actions, token, since)
+                for key, _ in some:
+                    del deltas[key]
+                raise
             for key, _ in some:
                 del deltas[key]
 

@@ -446,7 +446,7 @@ def open_environment(
             )
             _open_environments[path] = environment
         elif environment.durable != durable or (environment.read_only and not read_only):
-            error = CatalogUnavailableError(f"{path} is open in this process, read-only or with other durability")
+            error = CatalogUnavailableError(f"{path} is already open in this process, with other settings")
             raise error.advising("Open it in the same way, or close it first.")
         environment.users += 1
         return environment

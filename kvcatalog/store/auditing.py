@@ -7,7 +7,7 @@ too much, so only tables that disagree are walked the other way. Memory does not
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from itertools import islice
 from typing import Any
 
@@ -161,6 +161,20 @@ class _Audit:
             self._unreadable.add(table)
             yield found("row", str(error), table, key, repair="check" if table is CHECKS else None)
 
+    def _decoded(
+        self, primary: Primary, batch: list[tuple[bytes, bytes]]
+    ) -> Generator[Finding, None, list[tuple[bytes, Any]]]:
+        """Return the rows that can be read, and yield the others as findings."""
+        decoded: list[tuple[bytes, Any]] = []
+        for key, value in batch:
+            if primary.table in _COUNTED:
+                self._totals.add(primary.table.name)
+            try:
+                decoded.append((key, primary.codec.decode(key, value)))
+            except CatalogError:
+                yield from self._readable(primary.table, primary.codec, key, value)
+        return decoded
+
     def _derived(self, primary: Primary) -> Iterator[Finding]:
         """Look up what follows from each row of a table, then whether there is more."""
         expected: Counter[Table] = Counter()
@@ -169,15 +183,11 @@ class _Audit:
         latest: tuple[bytes, set[DerivedRow]] = (b"", set())
         while batch := list(islice(items, _BATCH_ROWS)):
             pairs: defaultdict[Table, list[tuple[bytes, bytes]]] = defaultdict(list)
-            for key, value in batch:
-                try:
-                    row = primary.codec.decode(key, value)
-                except CatalogError:
-                    yield from self._readable(primary.table, primary.codec, key, value)
-                    self._count(primary)
-                    continue
-                self._count(primary)
-                yield from self._row(primary, key, row)
+            decoded = yield from self._decoded(primary, batch)
+            owners = {id_key(owner) for pair in decoded if (owner := primary.owner(*pair)) is not None}
+            there = self._transaction.first_values(DOCUMENTS, sorted(owners)).keys()
+            for key, row in decoded:
+                yield from self._row(primary, key, row, there)
                 rows = set(primary.expected(key, row))
                 if primary.table is CONFLICTS:
                     # Conflicts of one document at one place share an index row.
@@ -201,19 +211,21 @@ class _Audit:
             ):
                 yield from self._strays(table)
 
-    def _count(self, primary: Primary) -> None:
-        if primary.table in _COUNTED:
-            self._totals.add(primary.table.name)
-
-    def _row(self, primary: Primary, key: bytes, row: Any) -> Iterator[Finding]:  # noqa: ANN401 - of any table
-        """Count a row, and look at what it refers to."""
+    def _row(
+        self,
+        primary: Primary,
+        key: bytes,
+        row: Any,  # noqa: ANN401 - of any table
+        there: Collection[bytes],
+    ) -> Iterator[Finding]:
+        """Count a row, and look at what it refers to; `there` are the documents to which rows of the batch belong."""
         if isinstance(row, DocumentRow):
             for name, label in totals_of(row):
                 self._totals.add(name, label, size=row.size)
         elif isinstance(row, VariantRow):
             self._totals.add("variants", size=row.size)
         owner = primary.owner(key, row)
-        if owner is not None and self._transaction.get(DOCUMENTS, id_key(owner)) is None:
+        if owner is not None and id_key(owner) not in there:
             text = f"a row of {primary.table.name} belongs to document {owner}, which is not there"
             yield found("reference", text, primary.table, key)
         root = getattr(row, "root", None)

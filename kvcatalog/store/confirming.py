@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.models import Finding
@@ -18,22 +19,24 @@ from kvcatalog.store.reading import read_roots
 from kvcatalog.store.tally import read_counter
 
 LOOKS = 3
+_TOGETHER = 500
 PAUSE_SECONDS = 0.5
 """Figures are brought up to date after a registration, which takes a moment."""
 
 
 def confirmed(transaction: ReadTransaction, findings: Iterator[Finding]) -> Iterator[Finding]:
     """Yield those findings that hold."""
-    for finding in findings:
-        look = _LOOKS.get(finding.repair or finding.kind)
-        if look is None or all(_once_more(transaction, finding, look, number) for number in range(LOOKS)):
-            yield finding
+    while batch := list(islice(findings, _TOGETHER)):
+        for number in range(LOOKS):
+            if number and batch:
+                time.sleep(PAUSE_SECONDS)
+            batch = [finding for finding in batch if _holds(transaction, finding)]
+        yield from batch
 
 
-def _once_more(transaction: ReadTransaction, finding: Finding, look: _Look, number: int) -> bool:
-    if number:
-        time.sleep(PAUSE_SECONDS)
-    return look(transaction, finding)
+def _holds(transaction: ReadTransaction, finding: Finding) -> bool:
+    look = _LOOKS.get(finding.repair or finding.kind)
+    return look is None or look(transaction, finding)
 
 
 _Look = Callable[[ReadTransaction, Finding], bool]

@@ -141,20 +141,27 @@ def is_wanted(transaction: ReadTransaction, table: Table, key: bytes, value: byt
     return False
 
 
-def _sources(transaction: ReadTransaction, primary: Primary, key: bytes, value: bytes) -> Iterator[tuple[bytes, Any]]:
-    """Yield the rows from which a derived one may follow; errors as the codec."""
-    source = value
+def source_of(primary: Primary, key: bytes, value: bytes) -> tuple[Table, bytes]:
+    """Return the row that changes whenever a derived row of a primary table may begin or cease to follow."""
     match primary.table.name:
         case CONFLICTS.name:
-            for found, stored in transaction.items(CONFLICTS, value, prefix_end(value)):
-                yield found, primary.codec.decode(found, stored)
-            return
+            return DOCUMENTS, value
         case SIGHTINGS.name:
-            source = key[ID_BYTES:] + b"\0" + key[:ID_BYTES]
+            return SIGHTINGS, key[ID_BYTES:] + b"\0" + key[:ID_BYTES]
         case LINKS.name:
-            source = key[ID_BYTES:] + key[:ID_BYTES]
+            return LINKS, key[ID_BYTES:] + key[:ID_BYTES]
         case CHECKS.name:
-            source = key[ID_BYTES:]
+            return CHECKS, key[ID_BYTES:]
+    return primary.table, value
+
+
+def _sources(transaction: ReadTransaction, primary: Primary, key: bytes, value: bytes) -> Iterator[tuple[bytes, Any]]:
+    """Yield the rows from which a derived one may follow; errors as the codec."""
+    if primary.table is CONFLICTS:
+        for found, stored in transaction.items(CONFLICTS, value, prefix_end(value)):
+            yield found, primary.codec.decode(found, stored)
+        return
+    _, source = source_of(primary, key, value)
     stored_row = transaction.get(primary.table, source) if source else None
     if stored_row is not None:
         yield source, primary.codec.decode(source, stored_row)

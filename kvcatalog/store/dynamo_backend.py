@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -86,20 +86,18 @@ class DynamoBackend:
     ) -> list[Result]:
         """See Backend."""
         process = self._process()
-        together = max(1, (ITEMS_MAX - 2) // rows)
-        found: dict[int, Result] = {}
-        for wave in _waves(items, key):
-            pieces = [wave[start : start + together] for start in range(0, len(wave), together)]
-            blocks = process.reserved(numbers, pieces)
+        lanes = _lanes(items, key, together=max(1, (ITEMS_MAX - 2) // rows))
+        blocks = iter(process.reserved(numbers, [piece for lane in lanes for piece in lane]))
+        planned = [[(piece, next(blocks)) for piece in lane] for lane in lanes]
 
-            def make(number: int) -> list[Result]:
-                some = [items[each] for each in pieces[number]]  # noqa: B023 - done before the next wave
-                return process.made_of(operation, some, blocks[number])  # noqa: B023
+        def make(lane: list[tuple[list[int], Block | None]]) -> list[tuple[int, Result]]:
+            found: list[tuple[int, Result]] = []
+            for piece, block in lane:
+                results = process.made_of(operation, [items[number] for number in piece], block)
+                found += zip(piece, results, strict=True)
+            return found
 
-            numbered = range(len(pieces))
-            made = process.workers.map(make, numbered) if key else [make(number) for number in numbered]
-            for piece, results in zip(pieces, made, strict=True):
-                found.update(zip(piece, results, strict=True))
+        found = dict(pair for pairs in process.workers.map(make, planned) for pair in pairs)
         process.settle()
         telemetry.batch_committed(len(items))
         return [found[number] for number in range(len(items))]
@@ -332,17 +330,22 @@ class _Process:
         self.workers.close()
 
 
-def _waves(items: Sequence[Item], key: Callable[[Item], Hashable] | None) -> Iterator[list[int]]:
-    """Yield the numbers of items, those of one key in their order and in different waves; without keys, all in one."""
-    if key is None:
-        yield list(range(len(items)))
-        return
-    counts: dict[Hashable, int] = {}
-    waves: list[list[int]] = []
+def _lanes(items: Sequence[Item], key: Callable[[Item], Hashable] | None, *, together: int) -> list[list[list[int]]]:
+    """Return the numbers of items in lanes that may be made side by side, each with pieces that follow each other.
+
+    All of one key are in one lane and in their order; without keys there is one lane. A piece has `together` at most.
+    """
+    groups: dict[Hashable, list[int]] = {}
     for number, item in enumerate(items):
-        wave = counts.get(hashed := key(item), 0)
-        counts[hashed] = wave + 1
-        if wave == len(waves):
-            waves.append([])
-        waves[wave].append(number)
-    yield from waves
+        groups.setdefault(None if key is None else key(item), []).append(number)
+    lanes: list[list[list[int]]] = []
+    shared: list[int] = []
+    for group in groups.values():
+        if len(group) > together:
+            lanes.append([group[start : start + together] for start in range(0, len(group), together)])
+            continue
+        if len(shared) + len(group) > together:
+            lanes.append([shared])
+            shared = []
+        shared = shared + group
+    return [*lanes, [shared]] if shared else lanes

@@ -18,7 +18,7 @@ from kvcatalog.schema import (
     id_key,
 )
 from kvcatalog.store import changes, operations, reading, upkeep
-from kvcatalog.store.derived import DERIVED, is_wanted
+from kvcatalog.store.derived import DERIVED, is_wanted, source_of
 from kvcatalog.store.operations import Changes, Scribe, Target
 from kvcatalog.store.tally import DOCUMENT_ID, Tally, read_counter
 
@@ -65,7 +65,7 @@ def _target(transaction: WriteTransaction, finding: Finding) -> Target | None:
 
 def _row(transaction: WriteTransaction, finding: Finding) -> Changes | None:
     """Return what was changed, nothing where the row is right, None where nobody knows or another row is in the way."""
-    table, _ = DERIVED[finding.table or ""]
+    table, primary = DERIVED[finding.table or ""]
     key, value = bytes.fromhex(finding.key), bytes.fromhex(finding.value)
     wanted = is_wanted(transaction, table, key, value)
     is_there = not any(transaction.missing(table, [(key, value)]))
@@ -81,6 +81,9 @@ def _row(transaction: WriteTransaction, finding: Finding) -> Changes | None:
             if is_wanted(transaction, table, key, other):
                 return None
             before = f"{finding.key} {other.hex()}"
+    source, source_key = source_of(primary, key, value)
+    if source_key and transaction.get(source, source_key) is not None:
+        transaction.touch(source, source_key)  # whoever changes it meanwhile is not undone
     changes.set_derived_row(transaction, table, key, value, wanted=wanted)
     return {table.name: (before, text if wanted else None)}
 
