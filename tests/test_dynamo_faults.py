@@ -253,15 +253,15 @@ def test_a_copy_that_is_cut_off_anywhere_is_gone_on_with(place: Behind, tmp_path
         assert cuts > 1
         assert report.is_same
         expected, found = said(source), said(target)
-        counted = {"figures", "duplicates"}  # of which nobody knows whether they were added to
-        assert {name: found[name] for name in found.keys() - counted} == {
-            name: expected[name] for name in expected.keys() - counted
+        figures = {"figures", "duplicates"}  # of which nobody knows whether they were added to
+        assert {name: found[name] for name in found.keys() - figures} == {
+            name: expected[name] for name in expected.keys() - figures
         }
         with open_catalog(tmp_path / "back") as back:
             assert copy_catalog(target, back).is_same
             assert said(back) == expected
         recount(target)
-        assert {name: said(target)[name] for name in counted} == {name: expected[name] for name in counted}
+        assert {name: said(target)[name] for name in figures} == {name: expected[name] for name in figures}
         place.assert_consistent(target)
 
 
