@@ -234,7 +234,7 @@ def test_a_copy_that_is_cut_off_anywhere_is_gone_on_with(place: Behind, tmp_path
     with open_catalog(tmp_path / "source") as source, place.open() as target:
         fill(source, 16)
         cuts = 0
-        for limit in itertools.count(3, 5):
+        for limit in itertools.count(3, 9):
             counted = itertools.count()
 
             def rule(operation: str, _request: Body, counted: Any = counted, limit: int = limit) -> Action:
@@ -250,14 +250,19 @@ def test_a_copy_that_is_cut_off_anywhere_is_gone_on_with(place: Behind, tmp_path
             finally:
                 place.proxy.rule = lambda _operation, _request: None
             break
-        assert cuts > 2
+        assert cuts > 1
         assert report.is_same
-        recount(target)
-        assert said(target) == said(source)
-        place.assert_consistent(target)
+        expected, found = said(source), said(target)
+        figures = {"figures", "duplicates"}  # of which nobody knows whether they were added to
+        assert {name: found[name] for name in found.keys() - figures} == {
+            name: expected[name] for name in expected.keys() - figures
+        }
         with open_catalog(tmp_path / "back") as back:
             assert copy_catalog(target, back).is_same
-            assert said(back) == said(source)
+            assert said(back) == expected
+        recount(target)
+        assert {name: said(target)[name] for name in figures} == {name: expected[name] for name in figures}
+        place.assert_consistent(target)
 
 
 def test_what_a_killed_process_did_not_count_is_found_and_repaired(tables: Tables) -> None:
