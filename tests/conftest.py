@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says something about the machine, not about the code.
 hypothesis.settings.register_profile("kvcatalog", deadline=None)
 hypothesis.settings.load_profile("kvcatalog")
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logging() -> Iterator[None]:
+    """Undo what `-q` does to the whole process."""
+    assert logging.lastResort is not None
+    handled: list[logging.Logger | logging.Handler] = [logging.getLogger("kvcatalog"), logging.lastResort]
+    levels = [each.level for each in handled]
+    yield
+    for each, level in zip(handled, levels, strict=True):
+        each.setLevel(level)
 
 
 @pytest.fixture(params=[engine.ENGINE_0_9, engine.ENGINE_1_0], ids=["engine-0.9", "engine-1.0"])

