@@ -145,24 +145,23 @@ class Connection:
         message = f"{self.place.url}: {error}"
         if code == "ResourceNotFoundException":
             missing = CatalogMissingError(f"{self.place.url}: there is no such table")
-            missing.advice = "Check the table's name, region and endpoint_url; `kvcatalog init` makes a table."
-            return missing
+            return missing.advising("Check the table's name, region and endpoint_url; `kvcatalog init` makes a table.")
         if code in _THROTTLED:
             return CatalogBusyError(message)
         if code in _DENIED:
-            return _advised(
-                StoragePermissionError(message), "Check the credentials that boto3 finds, and what they may do."
+            return StoragePermissionError(message).advising(
+                "Check the credentials that boto3 finds, and what they may do."
             )
         if code == "ValidationException" and "size" in str(error).lower():
             return InvalidValueError("record", f"is too large for DynamoDB: {error}")
-        return _advised(StorageFailedError(message), "Look at what the service reports, then try again.")
+        return StorageFailedError(message).advising("Look at what the service reports, then try again.")
 
     def _unanswered(self, error: Exception) -> CatalogError:
         from botocore import exceptions as known
 
         message = f"{self.place.url}: {error}"
         if isinstance(error, known.NoRegionError | known.InvalidRegionError):
-            return _advised(ConfigError(message), "Write it as dynamodb://TABLE?region=REGION, or set AWS_REGION.")
+            return ConfigError(message).advising("Write it as dynamodb://TABLE?region=REGION, or set AWS_REGION.")
         credentials = (
             known.NoCredentialsError,
             known.PartialCredentialsError,
@@ -171,12 +170,10 @@ class Connection:
             known.UnauthorizedSSOTokenError,
         )
         if isinstance(error, credentials):
-            return _advised(
-                StoragePermissionError(message), "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role."
+            return StoragePermissionError(message).advising(
+                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role."
             )
-        return _advised(
-            CatalogUnavailableError(message), "Check the network, region and endpoint_url; nothing is lost."
-        )
+        return CatalogUnavailableError(message).advising("Check the network, region and endpoint_url; nothing is lost.")
 
 
 class _Slot:
@@ -205,8 +202,3 @@ def reasons_of(error: Any) -> list[str]:  # noqa: ANN401
 def is_throttled(codes: list[str]) -> bool:
     """Tell whether a transaction was cancelled because there was too much to do, and for no other reason."""
     return all(code == "None" or code in _THROTTLED for code in codes)
-
-
-def _advised(error: CatalogError, advice: str) -> CatalogError:
-    error.advice = advice
-    return error

@@ -108,8 +108,8 @@ def read_together(connection: Connection, keys: Sequence[ItemKey]) -> list[bytes
     except StorageFailedError as error:
         _check(connection, describe(connection))
         failure = CatalogUnavailableError(f"{connection.place.url}: the service makes no transactions: {error}")
-        failure.advice = "Use DynamoDB itself, or a compatible server that has TransactWriteItems."
-        raise failure from error
+        advice = "Use DynamoDB itself, or a compatible server that has TransactWriteItems."
+        raise failure.advising(advice) from error
     except AmbiguousError as error:
         raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
     items = [response.get("Item") for response in answer["Responses"]]
@@ -121,5 +121,4 @@ def _check(connection: Connection, table: dict[str, Any]) -> None:
     kinds = {each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]}
     if keys != _KEYS or {name: kinds.get(name) for name in _ATTRIBUTES} != _ATTRIBUTES:
         error = CatalogUnavailableError(f"{connection.place.url}: the table has other keys than a catalog's")
-        error.advice = "Give another name; `kvcatalog init` makes a table."
-        raise error
+        raise error.advising("Give another name; `kvcatalog init` makes a table.")
