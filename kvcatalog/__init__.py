@@ -45,13 +45,11 @@ from kvcatalog.errors import (
 )
 from kvcatalog.filters import Filter, parse_filter
 from kvcatalog.models import (
-    BlobCheck,
     CatalogStats,
     Conflict,
     CreatedCatalog,
     DocumentRecord,
     DuplicateGroup,
-    Hold,
     JournalEntry,
     Page,
     Possession,
@@ -63,13 +61,14 @@ from kvcatalog.models import (
     VariantRecord,
     VariantRegistration,
     VariantRegistrationRequest,
-    Verification,
 )
 from kvcatalog.store import init_catalog, open_catalog
 
 if TYPE_CHECKING:
+    from kvcatalog.checks import BlobCheck, Verification
     from kvcatalog.config import CatalogConfig, ContentDownloadConfig, StorageConfig, load_config
     from kvcatalog.copying import CopyReport, compare_catalogs, copy_catalog, plan_copy
+    from kvcatalog.custody import Hold
     from kvcatalog.digest import HashingWriter
     from kvcatalog.export_sql import ExportReport, export_sql, export_to_postgres
     from kvcatalog.finalize import DownloadOutcome, finalize_candidate_download
@@ -173,6 +172,9 @@ __all__ = [
 
 # What brings in pydantic, or the engine, is imported when it is first used.
 _ON_USE = {
+    "BlobCheck": "kvcatalog.checks",
+    "Verification": "kvcatalog.checks",
+    "Hold": "kvcatalog.custody",
     "CatalogConfig": "kvcatalog.config",
     "ContentDownloadConfig": "kvcatalog.config",
     "StorageConfig": "kvcatalog.config",

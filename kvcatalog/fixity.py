@@ -19,11 +19,12 @@ from msgspec import Struct, structs
 
 from kvcatalog import telemetry
 from kvcatalog.blobs import BlobStore, state_of, translated
+from kvcatalog.checks import BlobCheck, CheckResult, Claim, StoredBlob, Verification
 from kvcatalog.clock import from_micros
 from kvcatalog.digest import new_hasher
 from kvcatalog.errors import BlobNotFoundError, CatalogError, UnsafePathError
 from kvcatalog.fs_layout import FileBlobStore
-from kvcatalog.models import BlobCheck, CatalogIdentity, CheckResult, Claim, Root, StoredBlob, Verification
+from kvcatalog.models import CatalogIdentity, Root
 from kvcatalog.uris import file_path
 
 if TYPE_CHECKING:

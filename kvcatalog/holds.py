@@ -8,8 +8,9 @@ from msgspec import structs
 
 from kvcatalog import uris
 from kvcatalog.clock import from_micros
+from kvcatalog.custody import Hold
 from kvcatalog.filters import Condition, Filter, parse_filter
-from kvcatalog.models import DocumentRecord, Hold
+from kvcatalog.models import DocumentRecord
 
 _NEVER = from_micros(0)
 

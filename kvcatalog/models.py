@@ -13,17 +13,14 @@ from msgspec import UNSET, Struct, UnsetType
 Outcome = Literal["registered", "existing", "enriched", "conflict"]
 """What a registration did: stored a new record, found it, gave it a digest, or met other bytes under its key."""
 
+HaveKind = Literal["any", "url", "artifact", "digest", "file"]
+"""What `have` is asked about."""
+
+SortOrder = Literal["id", "artifact", "created"]
+"""By what a search is ordered."""
+
 OnConflict = Literal["keep", "replace"]
 """What other bytes under a known key do: they are kept beside the record, or become its content."""
-
-CheckResult = Literal["ok", "corrupt", "missing", "unreachable", "not hashed", "stored checksum only", "size only"]
-"""What a check of a blob found.
-
-`ok`: its bytes were read and are those of the record. `corrupt`: they are others, or of another number. `missing`: its
-root is there, the blob is not. `unreachable`: nothing can be said, and nothing is said to be lost. `not hashed`: the
-record has no digest, and the size agrees. Where bytes were not to be read: `stored checksum only` is the digest that an
-object store keeps beside them, `size only` the size.
-"""
 
 
 class DocumentRecord(Struct, frozen=True, gc=False):
@@ -148,131 +145,11 @@ class Conflict(Struct, frozen=True, gc=False):
     count: int
 
 
-class Reference(Struct, frozen=True, gc=False):
-    """Something that refers to a stored blob; `sha256` is what it expects there, None where that is not known."""
-
-    kind: Literal["document", "variant", "conflict", "link"]
-    document_id: int
-    sha256: str | None
-
-
-class Claim(Struct, frozen=True, gc=False):
-    """What a document, one of its variants or a conflict says of the bytes at a place."""
-
-    document_id: int
-    variant: str | None
-    sha256: str | None
-    bytes: int
-
-
-class BlobCheck(Struct, frozen=True, gc=False):
-    """The last check of a blob; never `unreachable`, which says nothing about it.
-
-    `checked_at` is the last look of any kind. `read_at` is when all that could be compared was read, None if that never
-    was: it gives the blob's turn. `quarantined` is where the corrupt bytes were put that lay there.
-    """
-
-    storage_uri: str
-    result: CheckResult
-    checked_at: datetime
-    read_at: datetime | None
-    quarantined: str | None = None
-
-
-class StoredBlob(Struct, frozen=True, gc=False):
-    """A place that the catalog refers to, what is expected there, and its last check; without claims nothing is."""
-
-    storage_uri: str
-    claims: tuple[Claim, ...]
-    last_check: BlobCheck | None
-
-
-class Verification(Struct, frozen=True, gc=False):
-    """What a check found at a place; true only if the bytes were read and are the right ones.
-
-    `document_ids` are the documents that the result concerns, by themselves or by a variant. `sha256` is the digest of
-    the bytes that lie there; `bytes_read` is 0 where that file was read under another of its names. `quarantined` is
-    the storage URI where corrupt bytes lie now.
-    """
-
-    storage_uri: str
-    result: CheckResult
-    detail: str | None
-    document_ids: tuple[int, ...]
-    checked_at: datetime
-    bytes_read: int = 0
-    sha256: str | None = None
-    quarantined: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.result == "ok"
-
-
 class Link(Struct, frozen=True, gc=False):
     """A further place of a blob that a document owns."""
 
     document_id: int
     storage_uri: str
-
-
-class Condemned(Struct, frozen=True, gc=False):
-    """An announcement of a plan: it is about to take away what lies at a storage URI."""
-
-    storage_uri: str
-    plan: str
-    at: datetime
-
-
-class BlobMove(Struct, frozen=True, gc=False):
-    """What was done to a blob, or to a folder of the trash, for the journal; `target` is the URI where it lies now.
-
-    `begin` and `finish` frame work that leaves blobs behind; its name is then the place.
-    """
-
-    action: Literal["trash", "restore", "empty-trash", "begin", "finish", "refetch"]
-    storage_uri: str
-    target: str | None
-    bytes: int
-    reason: str | None
-
-
-class Deletion(Struct, frozen=True, gc=False):
-    """A document that is to go, as it was when that was decided, and why, for the journal."""
-
-    document_id: int
-    updated_at: datetime
-    reason: str | None = None
-
-
-class Relocation(Struct, frozen=True, gc=False):
-    """A blob has come to a further place, and something that refers to it is to refer to that one.
-
-    `kind` says what: a document, its variant, its conflict (of the variant, if `variant` is given) or a link of it.
-    `bytes` and `sha256` are what was found at both places. A link without a `target` is dropped. `blob_epoch` is what
-    it was before the blob was stored at its target.
-    """
-
-    kind: Literal["document", "variant", "conflict", "link"]
-    document_id: int
-    storage_uri: str
-    target: str | None
-    bytes: int
-    sha256: str
-    blob_epoch: int
-    variant: str | None = None
-
-
-RelocationOutcome = Literal["moved", "changed", "condemned"]
-"""It refers to the target now; it is not what it was, and stays; the target may be gone, and is to be stored again."""
-
-
-class Hold(Struct, frozen=True, gc=False):
-    """What must stay: all that `filters`, expressions that must all hold, let through."""
-
-    id: int
-    filters: tuple[str, ...]
-    reason: str
-    created_at: datetime
 
 
 class Sighting(Struct, frozen=True, gc=False):
@@ -314,36 +191,6 @@ class DuplicateGroup(Struct, frozen=True, gc=False):
     bytes: int
     document_count: int
     variant_count: int
-
-
-FindingKind = Literal[
-    "file", "row", "index", "figure", "reference", "blob missing", "blob size", "blob unknown", "root"
-]
-"""What is wrong: the database file itself; a stored value; an index row or mirror that is missing or too much; a
-counter; a row that refers to what is not there; a blob that is missing, has another size, or that nothing refers to; a
-storage root that is not there or not ours, of whose blobs nothing is said."""
-
-Repair = Literal["row", "duplicates", "counter", "number", "check"]
-"""How what is wrong is made good from what it derives from."""
-
-
-class Finding(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Something that an audit found to be wrong.
-
-    `repair` says how it can be derived anew, None that it cannot; `key` and `value` then name the row, in hex, or what
-    the figure should be. `repaired` is set once that was done.
-    """
-
-    kind: FindingKind
-    message: str
-    table: str | None = None
-    document_id: int | None = None
-    variant_id: int | None = None
-    storage_uri: str | None = None
-    repair: Repair | None = None
-    key: str = ""
-    value: str = ""
-    repaired: bool = False
 
 
 class Possession(Struct, frozen=True, gc=False):
@@ -431,22 +278,14 @@ class CatalogStats(Struct, frozen=True, gc=False):
 
 __all__ = [
     "UNSET",
-    "BlobCheck",
-    "BlobMove",
     "CatalogIdentity",
     "CatalogPosition",
     "CatalogStats",
-    "CheckResult",
-    "Claim",
-    "Condemned",
     "Conflict",
     "CreatedCatalog",
-    "Deletion",
     "DocumentRecord",
     "DuplicateGroup",
-    "Finding",
-    "FindingKind",
-    "Hold",
+    "HaveKind",
     "JournalEntry",
     "JournalPruning",
     "Link",
@@ -454,21 +293,16 @@ __all__ = [
     "Outcome",
     "Page",
     "Possession",
-    "Reference",
     "Registration",
     "RegistrationFields",
     "RegistrationRequest",
-    "Relocation",
-    "RelocationOutcome",
-    "Repair",
     "Root",
     "Sighting",
     "SightingRequest",
-    "StoredBlob",
+    "SortOrder",
     "Totals",
     "UnsetType",
     "VariantRecord",
     "VariantRegistration",
     "VariantRegistrationRequest",
-    "Verification",
 ]

@@ -9,10 +9,12 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+from kvcatalog.custody import Relocation
 from kvcatalog.errors import BlobCondemnedError, CatalogError, InvalidValueError, NotFoundError
 from kvcatalog.filters import parse_filter
-from kvcatalog.models import Registration, RegistrationRequest, Relocation
-from kvcatalog.store.protocol import GC_LEASE, CatalogStore
+from kvcatalog.models import Registration, RegistrationRequest
+from kvcatalog.store.backend import GC_LEASE
+from kvcatalog.store.protocol import CatalogStore
 from tests.catalog_stores import Place, digest, document, ids, requests
 from tests.parallel import in_processes, in_threads
 

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import pytest
 from msgspec import structs
 
+from kvcatalog.checks import BlobCheck
 from kvcatalog.clock import from_micros, now_micros
+from kvcatalog.custody import BlobMove, Deletion, Reference, Relocation
 from kvcatalog.errors import (
     BlobCondemnedError,
     CatalogClosedError,
@@ -25,19 +27,15 @@ from kvcatalog.errors import (
 )
 from kvcatalog.filters import Filter, parse_filter
 from kvcatalog.models import (
-    BlobCheck,
-    BlobMove,
-    Deletion,
     DocumentRecord,
-    Reference,
     RegistrationFields,
     RegistrationRequest,
-    Relocation,
     SightingRequest,
     Totals,
     VariantRegistrationRequest,
 )
-from kvcatalog.store.protocol import GC_LEASE, CatalogStore
+from kvcatalog.store.backend import GC_LEASE
+from kvcatalog.store.protocol import CatalogStore
 from kvcatalog.values import ID_MAX
 from tests.copies import HOSTILE, fill, said
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kvcatalog.checks import BlobCheck
+from kvcatalog.custody import BlobMove
 from kvcatalog.filters import parse_filter
-from kvcatalog.models import BlobCheck, BlobMove, CatalogPosition, RegistrationRequest
+from kvcatalog.models import CatalogPosition, RegistrationRequest
 from kvcatalog.store.protocol import CatalogSnapshot, CatalogStore
 
 ROOT = "file:///store"

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from kvcatalog import open_catalog, schema
 from kvcatalog.audit import audit_blobs, audit_catalog, examine
+from kvcatalog.checks import Finding
 from kvcatalog.config import StorageConfig
 from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, CorruptRecordError
 from kvcatalog.finalize import finalize_candidate_download
 from kvcatalog.kv import preflight
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.models import Finding
 from kvcatalog.store import upkeep
 from kvcatalog.store.derived import DERIVED
 from kvcatalog.store.lmdb_catalog import LmdbCatalog

@@ -20,6 +20,7 @@ from kvcatalog import adopt_root, open_catalog, schema
 from kvcatalog.audit import examine
 from kvcatalog.backup import backup, making, read_manifest, restore
 from kvcatalog.backup.place import new_folder
+from kvcatalog.checks import Finding
 from kvcatalog.compact import compact
 from kvcatalog.config import StorageConfig
 from kvcatalog.errors import (
@@ -34,7 +35,7 @@ from kvcatalog.errors import (
 )
 from kvcatalog.finalize import finalize_candidate_download
 from kvcatalog.kv.preflight import DATA_FILE
-from kvcatalog.models import Finding, RegistrationRequest
+from kvcatalog.models import RegistrationRequest
 from kvcatalog.storage import open_storage
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.store.opening import open_lmdb_catalog

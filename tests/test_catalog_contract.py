@@ -49,7 +49,7 @@ def test_every_method_of_the_protocol_is_tested() -> None:
         if isinstance(node, ast.Attribute)
     }
     for protocol in (CatalogStore, CatalogSnapshot):
-        named = {name for name in vars(protocol) if not name.startswith("_")} | set(protocol.__annotations__)
+        named = {name for name in dir(protocol) if not name.startswith("_")} | set(protocol.__annotations__)
         assert named - called == set()
         assert len(named) > 5
 

@@ -31,7 +31,7 @@ from kvcatalog.gc import find_orphans, retention_filter
 from kvcatalog.models import DocumentRecord
 from kvcatalog.removal import Collection, Plan, PlanItem, executing
 from kvcatalog.removal.sharing import FreedBytes
-from kvcatalog.store.protocol import GC_LEASE
+from kvcatalog.store.backend import GC_LEASE
 from tests.gc_store import Place, aged, blob_bytes, kept, trashed, tree
 from tests.invariants import assert_consistent
 

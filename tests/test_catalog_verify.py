@@ -38,7 +38,7 @@ from kvcatalog.blobs import BlobStore
 from kvcatalog.clock import from_micros, now_micros
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.storage import forget_storage, open_storage
-from kvcatalog.store import checking
+from kvcatalog.store import reading
 from kvcatalog.uris import file_path, file_uri
 from kvcatalog.verify import quarantine, running
 from tests.invariants import assert_consistent
@@ -450,7 +450,7 @@ class TestTurns:
         for number in range(5):
             disk.add(b"%d" % number, f"a{number}")
         disk.results()
-        monkeypatch.setattr(checking, "STEP_ROWS", 1)
+        monkeypatch.setattr(reading, "STEP_ROWS", 1)
         for name in ("_LOOKUP_BLOBS", "_TASK_BLOBS", "_TASKS_AHEAD", "_REMEMBER_BLOBS"):
             monkeypatch.setattr(running, name, 1)
         now = now_micros() + 10**9

@@ -12,10 +12,11 @@ import pytest
 
 from kvcatalog import open_catalog
 from kvcatalog.copying import copy_catalog
+from kvcatalog.custody import BlobMove
 from kvcatalog.errors import CatalogError, CatalogUnavailableError, OutcomeUnknownError
 from kvcatalog.filters import parse_filter
-from kvcatalog.models import BlobMove
-from kvcatalog.store.protocol import GC_LEASE, CatalogStore
+from kvcatalog.store.backend import GC_LEASE
+from kvcatalog.store.protocol import CatalogStore
 from tests.catalog_stores import CatalogStoreContract, catalog, digest, document, ids, requests
 from tests.copies import fill, said
 from tests.dynamo_tables import Tables, tables

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvcatalog import LmdbCatalog, open_catalog, schema
+from kvcatalog.custody import BlobMove
 from kvcatalog.dynamo import connection, items, leases
 from kvcatalog.errors import (
     BlobCondemnedError,
@@ -26,11 +27,11 @@ from kvcatalog.errors import (
 from kvcatalog.export_sql import export_sql
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.models import BlobMove, SightingRequest
+from kvcatalog.models import SightingRequest
 from kvcatalog.store import dynamo_backend, operations
+from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.catalog import Catalog
 from kvcatalog.store.dynamo_catalog import DynamoCatalog
-from kvcatalog.store.protocol import GC_LEASE
 from tests.catalog_stores import document
 from tests.dynamo_tables import Tables, tables
 from tests.support import forked

@@ -39,7 +39,7 @@ from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.schema import LINKS, CondemnedRow
 from kvcatalog.storage import forget_storage, open_storage
 from kvcatalog.store import upkeep
-from kvcatalog.store.protocol import GC_LEASE
+from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.uris import file_path
 from tests.support import need_root
 

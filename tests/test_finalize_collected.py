@@ -21,8 +21,8 @@ from kvcatalog.blobs import BlobStore
 from kvcatalog.config import StorageConfig
 from kvcatalog.errors import CatalogLockedError
 from kvcatalog.schema import CONDEMNED, CONDEMNED_CODEC
+from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
-from kvcatalog.store.protocol import GC_LEASE
 from tests.collecting import Collector
 from tests.invariants import assert_consistent
 from tests.parallel import in_threads, start_process

@@ -12,11 +12,12 @@ from kvcatalog import adopt_root, open_catalog
 from kvcatalog.backup import backup, restore
 from kvcatalog.compact import compact
 from kvcatalog.errors import RootOwnershipError, StorageFullError
+from kvcatalog.kv import birth
 from kvcatalog.kv.birth import birth_of
 from kvcatalog.kv.preflight import DATA_FILE
 from kvcatalog.removal import Collection
 from kvcatalog.storage import open_storage
-from kvcatalog.store import lmdb_catalog, opening, reading
+from kvcatalog.store import reading
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.gc_store import Place
 from tests.invariants import assert_consistent
@@ -139,8 +140,7 @@ def test_who_comes_first_begins_the_generation_for_all(place: Place) -> None:
 
 
 def test_where_births_are_not_remembered_copies_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for owner in (lmdb_catalog, opening):
-        monkeypatch.setattr(owner, "birth_of", lambda _: None)
+    monkeypatch.setattr(birth, "birth_of", lambda _: None)
     with open_catalog(tmp_path / "catalog"):
         pass
     shutil.copytree(tmp_path / "catalog", tmp_path / "copy")

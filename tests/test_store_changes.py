@@ -14,7 +14,7 @@ from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import RegistrationFields
 from kvcatalog.schema import CheckRow, CondemnedRow, HoldRow
 from kvcatalog.store import upkeep
-from kvcatalog.store.protocol import GC_LEASE
+from kvcatalog.store.backend import GC_LEASE
 from tests.invariants import assert_consistent
 from tests.parallel import start_process
 from tests.support import forked

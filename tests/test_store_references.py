@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcatalog import open_catalog, parse_filter
+from kvcatalog.custody import BlobMove
 from kvcatalog.errors import InvalidValueError, NotFoundError
-from kvcatalog.models import BlobMove
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
 from tools.faults.checking import references

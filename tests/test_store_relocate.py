@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kvcatalog import InvalidValueError, LmdbCatalog, open_catalog
-from kvcatalog.models import Deletion, DocumentRecord, Relocation
+from kvcatalog.custody import Deletion, Relocation
+from kvcatalog.models import DocumentRecord
 from tests.invariants import assert_consistent
 
 ROOT = "file:///data/docs"

@@ -10,13 +10,13 @@ import pytest
 from msgspec import structs
 
 from kvcatalog import open_catalog
+from kvcatalog.checks import BlobCheck
+from kvcatalog.custody import Hold
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.models import (
-    BlobCheck,
     CatalogPosition,
     Conflict,
     DocumentRecord,
-    Hold,
     JournalEntry,
     Link,
     Root,

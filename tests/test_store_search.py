@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kvcatalog import DocumentRecord, LmdbCatalog, RegistrationRequest, open_catalog, parse_filter
 from kvcatalog.errors import InvalidValueError
-from kvcatalog.store import searching
+from kvcatalog.models import SortOrder
+from kvcatalog.store import reading, searching
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 FILTERS = st.lists(
@@ -64,7 +65,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LmdbCatalog]:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(FILTERS, st.sampled_from([None, "id", "artifact", "created"]), st.booleans(), st.integers(1, 15))
 def test_pages_together_are_all_that_passes_in_order(
-    catalog: LmdbCatalog, filters: list[str], sort: searching.SortOrder | None, reverse: bool, limit: int
+    catalog: LmdbCatalog, filters: list[str], sort: SortOrder | None, reverse: bool, limit: int
 ) -> None:
     where = parse_filter(filters)
     found: list[DocumentRecord] = []
@@ -90,7 +91,7 @@ def position(record: DocumentRecord, sort: str) -> Any:
 
 def test_a_long_walk_takes_several_steps(catalog: LmdbCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(catalog.iter_records())
-    monkeypatch.setattr(searching, "STEP_ROWS", 7)
+    monkeypatch.setattr(reading, "STEP_ROWS", 7)
     assert list(catalog.iter_records()) == whole
     page = catalog.search(parse_filter(["bytes=8"]), limit=3)
     assert [record.id for record in page.records] == [record.id for record in whole if record.bytes == 8][:3]

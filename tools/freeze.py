@@ -17,14 +17,17 @@ from typing import Any
 import msgspec
 
 from kvcatalog import VariantRegistrationRequest, open_catalog
+from kvcatalog.checks import BlobCheck
 from kvcatalog.clock import to_micros
 from kvcatalog.compact import compact
+from kvcatalog.custody import BlobMove
 from kvcatalog.filters import parse_filter
 from kvcatalog.kv.preflight import DATA_FILE
-from kvcatalog.models import BlobCheck, BlobMove, DocumentRecord
+from kvcatalog.models import DocumentRecord
 from kvcatalog.schema import FORMAT_VERSION
+from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
-from kvcatalog.store.protocol import GC_LEASE, CatalogStore
+from kvcatalog.store.protocol import CatalogStore
 
 FROZEN = Path(__file__).parents[1] / "tests" / "frozen"
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from kvcatalog import layout
 from kvcatalog.blobs import BlobStore
+from kvcatalog.checks import Finding
 from kvcatalog.errors import RootUnreachableError, UnsafePathError
-from kvcatalog.models import Finding
 from kvcatalog.storage import root_state, store_at
 from kvcatalog.store.protocol import CatalogStore
 from kvcatalog.uris import file_path

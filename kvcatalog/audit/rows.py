@@ -9,10 +9,10 @@ from typing import IO
 
 import msgspec
 
+from kvcatalog.checks import Finding
 from kvcatalog.errors import CatalogMissingError, CorruptRecordError, DatabaseDamagedError
 from kvcatalog.kv.apart import answering
 from kvcatalog.kv.preflight import DATA_FILE
-from kvcatalog.models import Finding
 from kvcatalog.store import is_url, open_catalog
 
 Progress = Callable[[int, int], object]

@@ -17,8 +17,8 @@ from kvcatalog.cli.progress import step_progress
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kvcatalog.checks import Finding
     from kvcatalog.cli.invocation import Invocation
-    from kvcatalog.models import Finding
 
 _COLUMNS = ("kind", "table", "document_id", "variant_id", "storage_uri", "repaired", "message")
 

@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 from kvcatalog import __version__
 from kvcatalog.cli import failure
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class _Place(NamedTuple):
+class _Place(Struct, frozen=True):
     module: str
     attribute: str
     summary: str

@@ -14,7 +14,7 @@ from kvcatalog.removal.held import protected
 
 if TYPE_CHECKING:
     from kvcatalog.cli.invocation import Invocation
-    from kvcatalog.models import Hold
+    from kvcatalog.custody import Hold
 
 _COLUMNS = ("id", "filters", "reason", "created_at")
 

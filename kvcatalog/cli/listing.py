@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from kvcatalog.cli.invocation import Invocation
     from kvcatalog.filters import Filter
-    from kvcatalog.models import Totals
-    from kvcatalog.store.protocol import CatalogStore, SortOrder
+    from kvcatalog.models import SortOrder, Totals
+    from kvcatalog.store.protocol import CatalogStore
 
 _SEARCH_COLUMNS = ("id", "artifact_id", "resolver", "content_type", "bytes", "sha256", "created_at", "source_url")
 _PAGE = 1000

@@ -18,8 +18,7 @@ from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.identify import KINDS, Kind, find
 from kvcatalog.errors import InvalidValueError
-from kvcatalog.models import DocumentRecord, VariantRecord
-from kvcatalog.store.protocol import HaveKind
+from kvcatalog.models import DocumentRecord, HaveKind, VariantRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from datetime import timedelta
 
+    from kvcatalog.checks import Verification
     from kvcatalog.cli.invocation import Invocation
-    from kvcatalog.models import DocumentRecord, Verification
+    from kvcatalog.models import DocumentRecord
     from kvcatalog.store.protocol import CatalogStore
 
 _COLUMNS = ("result", "document_ids", "storage_uri", "detail", "quarantined", "advice")

@@ -8,7 +8,7 @@ finds damage, not forgery: whoever can write the file can write a checksum.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import xxhash
@@ -30,13 +30,20 @@ class Codec(Generic[Row]):
     each value.
     """
 
-    __slots__ = ("_decode", "_layout", "_name", "_seed")
+    __slots__ = ("_decode", "_layout", "_name", "_row_type", "_seed")
 
     def __init__(self, row_type: type[Row], name: str, *, layout: int = 1) -> None:
-        self._decode = msgspec.msgpack.Decoder(row_type).decode
+        self._row_type = row_type
         self._name = name
         self._layout = bytes([layout])
         self._seed = xxhash.xxh3_64_intdigest(name.encode())
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - reached only while a slot is empty
+        """Make the decoder when it is first asked for: a command meets few of the rows that there are."""
+        if name != "_decode":
+            raise AttributeError(name)
+        self._decode = msgspec.msgpack.Decoder(self._row_type).decode
+        return self._decode
 
     def encode(self, key: bytes, row: Row) -> bytes:
         """Return the value that stands for `row` under `key`."""

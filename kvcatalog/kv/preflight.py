@@ -9,7 +9,9 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kvcatalog.durable import write_whole
 from kvcatalog.errors import (
@@ -19,7 +21,9 @@ from kvcatalog.errors import (
 )
 from kvcatalog.kv import engine
 from kvcatalog.kv.freelist import FreelistError, free_pages
-from kvcatalog.kv.pages import Layout, Moment
+
+if TYPE_CHECKING:
+    from kvcatalog.kv.pages import Layout, Moment
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
@@ -32,7 +36,7 @@ _PAGE_BYTES_RANGE = (512, 65536)
 _META_BYTES = 256
 
 
-class _Meta(NamedTuple):
+class _Meta(Struct, frozen=True):
     page_bytes: int
     free_root: int
     last_page: int
@@ -105,6 +109,8 @@ def moment_of(path: str, descriptor: int, commit: int | None = None) -> tuple[La
 
     None where later ones have taken its place.
     """
+    from kvcatalog.kv.pages import Layout, Moment  # only an audit follows pages
+
     kind, metas = _metas(path, descriptor)
     for meta in sorted(metas, key=lambda meta: -meta.transaction):
         if commit in {None, meta.transaction}:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 from msgspec import Struct, structs
 
+from kvcatalog.checks import BlobCheck
+from kvcatalog.custody import BlobMove, Relocation
 from kvcatalog.digest import sha256_stream
 from kvcatalog.errors import BlobNotFoundError, UnsafePathError
 from kvcatalog.filters import Filter
 from kvcatalog.layout import CAS
-from kvcatalog.models import BlobCheck, BlobMove, Relocation
 from kvcatalog.reconcile.looking import Broken, Unknown, broken, unknown
 from kvcatalog.removal.sorting import SortedRows
 

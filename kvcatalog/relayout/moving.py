@@ -21,9 +21,9 @@ from msgspec import Struct
 
 from kvcatalog import layout
 from kvcatalog.blobs import BlobStore, LocalFile
+from kvcatalog.custody import Relocation
 from kvcatalog.errors import BlobNotFoundError, CatalogError, DigestMismatchError, NotFoundError, UnsafePathError
 from kvcatalog.filters import Condition, Filter
-from kvcatalog.models import Relocation
 from kvcatalog.relayout.claims import Claimed, Plan
 from kvcatalog.removal.leftovers import Undertaking
 

@@ -17,15 +17,15 @@ from msgspec import Struct
 
 from kvcatalog import layout, telemetry
 from kvcatalog.blobs import BlobStat, BlobStore
+from kvcatalog.custody import BlobMove, Condemned
 from kvcatalog.errors import CatalogError, UnsafePathError
 from kvcatalog.holds import Holds
-from kvcatalog.models import BlobMove, Condemned
 from kvcatalog.removal.aliases import Aliases
 from kvcatalog.removal.asking import asked
 from kvcatalog.removal.opened import open_roots
 from kvcatalog.removal.plans import PlanItem
 from kvcatalog.removal.protection import Ground, is_foreign
-from kvcatalog.store.protocol import GC_LEASE
+from kvcatalog.store.backend import GC_LEASE
 
 if TYPE_CHECKING:
     from kvcatalog.config import StorageConfig

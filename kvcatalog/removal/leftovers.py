@@ -15,8 +15,9 @@ from msgspec import Struct
 
 from kvcatalog.blobs import BlobStore
 from kvcatalog.clock import now_micros, to_micros
+from kvcatalog.custody import BlobMove
 from kvcatalog.errors import UnsafePathError
-from kvcatalog.models import BlobMove, JournalEntry
+from kvcatalog.models import JournalEntry
 from kvcatalog.removal.asking import asked
 from kvcatalog.removal.plans import FormerOwner, Plan, PlanItem
 from kvcatalog.removal.protection import is_foreign

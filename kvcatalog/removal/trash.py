@@ -13,8 +13,8 @@ from msgspec import Struct
 from kvcatalog import layout, uris, values
 from kvcatalog.blobs import BlobStat, BlobStore
 from kvcatalog.clock import to_micros
+from kvcatalog.custody import BlobMove
 from kvcatalog.errors import NotFoundError, UnsafePathError
-from kvcatalog.models import BlobMove
 from kvcatalog.removal.sharing import FreedBytes
 
 if TYPE_CHECKING:

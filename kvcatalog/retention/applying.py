@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from kvcatalog.custody import Deletion
 from kvcatalog.filters import Filter
 from kvcatalog.holds import Holds
-from kvcatalog.models import Deletion
 from kvcatalog.removal.leftovers import Undertaking
 from kvcatalog.retention.planning import Decision, Rank, RetentionPlan, plan_retention
 

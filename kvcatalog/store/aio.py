@@ -16,15 +16,16 @@ from kvcatalog.filters import Filter
 from kvcatalog.models import (
     CatalogStats,
     DocumentRecord,
+    HaveKind,
     OnConflict,
     Page,
     Possession,
     Registration,
     RegistrationFields,
+    SortOrder,
     VariantRecord,
     VariantRegistration,
 )
-from kvcatalog.store.protocol import HaveKind, SortOrder
 
 if TYPE_CHECKING:
     from kvcatalog.store.backend import Backend

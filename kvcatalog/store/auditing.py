@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from itertools import islice
 from typing import Any
 
+from kvcatalog.checks import Finding
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.models import Finding
 from kvcatalog.schema import (
     BIRTH_KEY,
     BY_SHA256,

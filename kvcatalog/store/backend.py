@@ -25,6 +25,9 @@ Operation = Callable[[WriteTransaction], Result]
 JointOperation = Callable[[WriteTransaction, Sequence[Item]], list[Result]]
 """Does so for some things, and returns what became of each."""
 
+GC_LEASE = "gc"
+"""What a garbage collection holds while what it has condemned is its to take."""
+
 
 class Backend(Protocol):
     """Usable from any thread, and after a fork from the child, too."""

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from kvcatalog import telemetry, values
+from kvcatalog.checks import Verification
 from kvcatalog.clock import to_micros
 from kvcatalog.errors import (
     CatalogError,
@@ -28,12 +29,10 @@ from kvcatalog.models import (
     VariantRecord,
     VariantRegistration,
     VariantRegistrationRequest,
-    Verification,
 )
 from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.catalog_upkeep import CatalogUpkeep
 from kvcatalog.store.operations import Scribe, register_documents
-from kvcatalog.store.protocol import Restorable, Restored
 from kvcatalog.store.tally import DOCUMENT_ID, HOLD_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from kvcatalog.config import StorageConfig
     from kvcatalog.store.aio import AsyncCatalog
+    from kvcatalog.store.protocol import Restorable, Restored
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from kvcatalog import values
+from kvcatalog.checks import BlobCheck, Finding, StoredBlob
 from kvcatalog.clock import now_micros, to_micros
+from kvcatalog.custody import Condemned, Hold, Reference
 from kvcatalog.errors import (
     CatalogClosedError,
     InvalidValueError,
@@ -18,27 +20,22 @@ from kvcatalog.errors import (
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.models import (
-    BlobCheck,
     CatalogStats,
-    Condemned,
     Conflict,
     DocumentRecord,
     DuplicateGroup,
-    Finding,
-    Hold,
+    HaveKind,
     JournalEntry,
     Link,
     Page,
     Possession,
-    Reference,
     Root,
     Sighting,
-    StoredBlob,
+    SortOrder,
     VariantRecord,
 )
-from kvcatalog.store import listing, reading, searching, upkeep
+from kvcatalog.store import listing, reading, upkeep
 from kvcatalog.store.backend import Backend
-from kvcatalog.store.protocol import HaveKind, SortOrder
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, JOURNAL_SEQUENCE, PRUNED_SEQUENCE, read_counter
 
@@ -220,6 +217,8 @@ class CatalogReader:
         after: str | None = None,
     ) -> Page:
         """See CatalogStore."""
+        from kvcatalog.store import searching  # lookups do without it
+
         values.positive("limit", limit)
         where = where or _EVERYTHING
         walk = searching.plan(where, sort)
@@ -246,6 +245,8 @@ class CatalogReader:
 
     def iter_records(self, where: Filter | None = None) -> Iterator[DocumentRecord]:
         """See CatalogStore."""
+        from kvcatalog.store import searching
+
         where = where or _EVERYTHING
         walk = searching.plan(where, "id")
 
@@ -253,7 +254,7 @@ class CatalogReader:
             transaction: ReadTransaction, roots: RootMap, after: searching.Position | None
         ) -> tuple[list[DocumentRecord], searching.Position | None]:
             found, position = searching.step(
-                transaction, walk, where, roots, after=after, reverse=False, limit=searching.STEP_ROWS
+                transaction, walk, where, roots, after=after, reverse=False, limit=reading.STEP_ROWS
             )
             return [record for _, record in found], position
 

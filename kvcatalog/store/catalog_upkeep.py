@@ -10,24 +10,14 @@ from itertools import islice
 from msgspec import structs
 
 from kvcatalog import values
+from kvcatalog.checks import BlobCheck, Finding
 from kvcatalog.clock import to_micros
+from kvcatalog.custody import BlobMove, Deletion, Hold, Relocation, RelocationOutcome
 from kvcatalog.errors import CorruptRecordError, InvalidValueError
 from kvcatalog.filters import Filter
-from kvcatalog.models import (
-    BlobCheck,
-    BlobMove,
-    CatalogIdentity,
-    Deletion,
-    DocumentRecord,
-    Finding,
-    Hold,
-    JournalPruning,
-    Relocation,
-    RelocationOutcome,
-    Root,
-)
+from kvcatalog.models import CatalogIdentity, DocumentRecord, JournalPruning, Root
 from kvcatalog.schema import RootRow
-from kvcatalog.store import lifetime, operations, upkeep, upkeep_operations
+from kvcatalog.store import lifetime, operations, upkeep
 from kvcatalog.store.catalog_writing import CatalogWriting
 from kvcatalog.store.tally import JOURNAL_SEQUENCE, read_counter
 
@@ -114,12 +104,16 @@ class CatalogUpkeep(CatalogWriting):
 
     def condemn(self, storage_uris: Iterable[str], *, plan: str) -> None:
         """See CatalogStore."""
+        from kvcatalog.store import upkeep_operations
+
         uris = [values.required_text("storage_uris", uri) for uri in storage_uris]
         label = values.required_text("plan", plan)
         self._write_all(uris, partial(upkeep_operations.condemn, label), rows=3)
 
     def settle_condemned(self, storage_uris: Iterable[str], moves: Iterable[BlobMove] = ()) -> None:
         """See CatalogStore."""
+        from kvcatalog.store import upkeep_operations
+
         done: dict[str | None, list[BlobMove]] = {}
         for move in moves:
             done.setdefault(move.storage_uri, []).append(move)
@@ -165,10 +159,14 @@ class CatalogUpkeep(CatalogWriting):
 
     def record_moves(self, moves: Iterable[BlobMove]) -> None:
         """See CatalogStore."""
+        from kvcatalog.store import upkeep_operations
+
         self._write_all(list(moves), upkeep_operations.record_moves, rows=6)
 
     def add_hold(self, where: Filter, *, reason: str) -> Hold:
         """See CatalogStore."""
+        from kvcatalog.store import upkeep_operations
+
         if not where.conditions:
             raise InvalidValueError("filters", "a hold needs a filter: say what must stay")
         filters = tuple(map(str, where.conditions))
@@ -177,5 +175,7 @@ class CatalogUpkeep(CatalogWriting):
 
     def release_hold(self, hold_id: int, *, reason: str | None = None) -> Hold:
         """See CatalogStore."""
+        from kvcatalog.store import upkeep_operations
+
         values.record_id("hold_id", hold_id)
         return self._write(lambda txn, scribe: upkeep_operations.release_hold(txn, hold_id, scribe), reason)

@@ -11,10 +11,9 @@ from kvcatalog.clock import Clock, now_micros
 from kvcatalog.errors import BlobCondemnedError, CatalogError, StoragePermissionError
 from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.store import upkeep
-from kvcatalog.store.backend import Backend, Operation
+from kvcatalog.store.backend import GC_LEASE, Backend, Operation
 from kvcatalog.store.catalog_reader import CatalogReader
 from kvcatalog.store.operations import Scribe
-from kvcatalog.store.protocol import GC_LEASE
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")

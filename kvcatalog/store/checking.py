@@ -13,9 +13,9 @@ from typing import cast
 
 from msgspec import structs
 
+from kvcatalog.checks import BlobCheck, CheckResult, Claim, StoredBlob
 from kvcatalog.clock import from_micros, to_micros
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
-from kvcatalog.models import BlobCheck, CheckResult, Claim, StoredBlob
 from kvcatalog.schema import (
     CHECK_CODEC,
     CHECKS,
@@ -35,7 +35,6 @@ from kvcatalog.schema import (
 from kvcatalog.store import changes, listing, reading, upkeep
 from kvcatalog.store.operations import Scribe
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.searching import STEP_ROWS
 
 Position = tuple[str, bytes]
 """In which table a walk along the queue stands, and at which key."""
@@ -59,9 +58,9 @@ def queue_step(
         return _oldest(transaction, roots, key, before, now)
     table_of = {DOCUMENTS.name: (DOCUMENTS, VARIANTS), VARIANTS.name: (VARIANTS, CHECKS_BY_TIME)}
     here, following = table_of[table]
-    rows = list(islice(transaction.items(here, after=(key, b"") if key else None), STEP_ROWS))
+    rows = list(islice(transaction.items(here, after=(key, b"") if key else None), reading.STEP_ROWS))
     uris = dict.fromkeys(_uri(table, *row, roots) for row in rows)
-    position = (here.name, rows[-1][0]) if len(rows) == STEP_ROWS else (following.name, b"")
+    position = (here.name, rows[-1][0]) if len(rows) == reading.STEP_ROWS else (following.name, b"")
     if transaction.is_empty(CHECKS):
         return list(uris), position
     keys = {location_key(*_place(uri, roots)): uri for uri in uris}
@@ -90,14 +89,14 @@ def _oldest(
         )
     else:
         pairs = transaction.items(CHECKS_BY_TIME, after=behind)
-    for key, _ in islice(pairs, STEP_ROWS):
+    for key, _ in islice(pairs, reading.STEP_ROWS):
         location = key[len(time_key(before)) :]
         value = transaction.get(CHECKS, location)
         row = None if value is None else CHECK_CODEC.decode(location, value)
         if row is None or time_key(row.at) + location != key:
             raise reading.disagreement(CHECKS_BY_TIME, location[-8:])
         uris.append(roots.uri((row.root, row.path), None))
-    return uris, (CHECKS_BY_TIME.name, key) if len(uris) == STEP_ROWS else None
+    return uris, (CHECKS_BY_TIME.name, key) if len(uris) == reading.STEP_ROWS else None
 
 
 def blob_at(

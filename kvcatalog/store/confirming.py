@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from kvcatalog.checks import Finding
 from kvcatalog.kv.protocol import ReadTransaction
-from kvcatalog.models import Finding
 from kvcatalog.schema import BY_SHA256, DOCUMENTS, DUPLICATE_CODEC, DUPLICATES, VARIANTS_BY_SHA256, id_key
 from kvcatalog.store.derived import DERIVED, PRIMARIES, is_wanted
 from kvcatalog.store.findings import decoded

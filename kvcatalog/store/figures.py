@@ -7,10 +7,10 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
+from kvcatalog.checks import Finding
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.models import Finding
 from kvcatalog.schema import (
     BY_SHA256,
     COUNTER_CODEC,

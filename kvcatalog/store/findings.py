@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from kvcatalog.checks import Finding, FindingKind, Repair
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.table import Table
-from kvcatalog.models import Finding, FindingKind, Repair
 from kvcatalog.schema import BY_KEY, CONFLICTS, COUNTERS, DOCUMENTS, ID_BYTES, VARIANTS_BY_DOCUMENT, id_of
 
 Row = TypeVar("Row")

@@ -16,6 +16,7 @@ from kvcatalog.models import (
     Conflict,
     DocumentRecord,
     DuplicateGroup,
+    HaveKind,
     JournalEntry,
     Possession,
     Sighting,
@@ -53,9 +54,7 @@ from kvcatalog.schema import (
     url_key,
 )
 from kvcatalog.store import reading
-from kvcatalog.store.protocol import HaveKind
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.searching import STEP_ROWS
 from kvcatalog.store.tally import DOCUMENT_ID, PRUNED_SEQUENCE, VARIANT_ID, read_counter
 from kvcatalog.values import is_digest
 
@@ -143,7 +142,7 @@ def duplicate_groups(
 ) -> tuple[list[DuplicateGroup], bytes | None]:
     """Return the next digests that several records carry."""
     groups = []
-    pairs = list(islice(transaction.items(DUPLICATES, after=_pair(after)), STEP_ROWS))
+    pairs = list(islice(transaction.items(DUPLICATES, after=_pair(after)), reading.STEP_ROWS))
     for key, value in pairs:
         row = DUPLICATE_CODEC.decode(key, value)
         if variants or row.documents > 1:
@@ -162,7 +161,9 @@ def sightings(
         last = None
     else:
         prefix = b"" if run_id is None else name_key(run_id) + b"\0"
-        pairs = list(islice(transaction.items(SIGHTINGS, prefix, prefix_end(prefix), after=_pair(after)), STEP_ROWS))
+        pairs = list(
+            islice(transaction.items(SIGHTINGS, prefix, prefix_end(prefix), after=_pair(after)), reading.STEP_ROWS)
+        )
         found = [_sighting(transaction, key, value) for key, value in pairs]
         last = _last(pairs)
     return [sighting for sighting in found if run_id in {None, sighting.run_id}], last
@@ -179,7 +180,7 @@ def conflicts(
     transaction: ReadTransaction, roots: RootMap, after: bytes | None, document_id: int | None
 ) -> tuple[list[Conflict], bytes | None]:
     """Return the next conflicts of a document, or of all."""
-    rows = list(islice(reading.conflict_rows(transaction, document_id, after), STEP_ROWS))
+    rows = list(islice(reading.conflict_rows(transaction, document_id, after), reading.STEP_ROWS))
     return [reading.conflict(key, row, roots) for key, row in rows], _last(rows)
 
 
@@ -195,7 +196,7 @@ def journal(
     else:
         keys = (key for key, _ in transaction.items(JOURNAL, id_key(after + 1)))
     entries = []
-    looked_at = list(islice(keys, STEP_ROWS))
+    looked_at = list(islice(keys, reading.STEP_ROWS))
     pruned_to = read_counter(transaction, PRUNED_SEQUENCE).count if complete else 0  # after the rows were read
     if after < pruned_to:
         raise JournalPrunedError(after, pruned_to)
@@ -205,7 +206,7 @@ def journal(
             raise reading.disagreement(JOURNAL_BY_DOCUMENT, key)
         if storage_uri is None or storage_uri in places_named(row):
             entries.append(reading.journal_entry(id_of(key), row))
-    return entries, id_of(looked_at[-1]) if len(looked_at) == STEP_ROWS else None
+    return entries, id_of(looked_at[-1]) if len(looked_at) == reading.STEP_ROWS else None
 
 
 def stats(transaction: ReadTransaction, *, file_bytes: int | None, used_bytes: int | None) -> CatalogStats:
@@ -277,4 +278,4 @@ def _pair(after: bytes | None) -> tuple[bytes, bytes] | None:
 
 def _last(pairs: Sequence[tuple[bytes, object]]) -> bytes | None:
     """Return where to go on after a full step."""
-    return pairs[-1][0] if len(pairs) == STEP_ROWS else None
+    return pairs[-1][0] if len(pairs) == reading.STEP_ROWS else None

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kvcatalog.checks import Finding
 from kvcatalog.clock import Clock, now_micros
 from kvcatalog.errors import CatalogUnavailableError
-from kvcatalog.kv.birth import birth_of
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.preflight import DATA_FILE
-from kvcatalog.models import Finding
 from kvcatalog.store import lifetime, reading
 from kvcatalog.store.catalog import Catalog
 from kvcatalog.store.lmdb_backend import LmdbBackend
@@ -50,6 +49,8 @@ class LmdbCatalog(Catalog):
         Such a file is a copy, or came to another file system, which looks the same. Where a file system does not
         remember when a file was made, copies pass for the original.
         """
+        from kvcatalog.kv.birth import birth_of  # who only reads does without it
+
         birth = birth_of(os.path.join(self._environment.path, DATA_FILE))
         if birth is None:
             return

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from kvcatalog.clock import now_micros
 from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, DatabaseDamagedError, UnsupportedFormatError
-from kvcatalog.kv.birth import birth_of
 from kvcatalog.kv.engine import foreign, translate_os_error
 from kvcatalog.kv.environment import MAP_SIZE_BYTES, Environment, open_environment
 from kvcatalog.kv.preflight import DATA_FILE, refuse_network_file_system
@@ -83,6 +82,8 @@ def put_file_right(folder: str) -> None:
 
     For a copy that takes the place of its original, and for one that becomes another catalog anyway.
     """
+    from kvcatalog.kv.birth import birth_of  # who only reads does without it
+
     birth = birth_of(os.path.join(folder, DATA_FILE))
     environment = open_environment(folder, (META,))
     try:

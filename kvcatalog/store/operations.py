@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from msgspec import Struct, structs
 
+from kvcatalog.custody import Deletion
 from kvcatalog.errors import BlobCondemnedError, CatalogError, InvalidValueError, NotFoundError
 from kvcatalog.kv.protocol import WriteTransaction
-from kvcatalog.models import Deletion, DocumentRecord, Outcome, Registration, Root
+from kvcatalog.models import DocumentRecord, Outcome, Registration, Root
 from kvcatalog.schema import (
     BY_KEY,
     CONDEMNED,

@@ -47,6 +47,9 @@ from kvcatalog.store.roots import RootMap
 
 Row = TypeVar("Row")
 
+STEP_ROWS = 2000
+"""Rows that one transaction of a walk looks at."""
+
 
 def read_identity(transaction: ReadTransaction) -> CatalogIdentity:
     """Return which catalog this is."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from kvcatalog.custody import Reference
 from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.keys import prefix_end
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
 from kvcatalog.layout import is_path
-from kvcatalog.models import Reference
 from kvcatalog.schema import (
     BY_SHA256,
     BY_STORAGE_URI,
@@ -34,7 +34,6 @@ from kvcatalog.schema import (
 )
 from kvcatalog.store import listing, reading
 from kvcatalog.store.roots import RootMap
-from kvcatalog.store.searching import STEP_ROWS
 from kvcatalog.uris import is_plain
 
 Walked = tuple[int, bytes]
@@ -183,11 +182,11 @@ def irregular_uris(
     found, key = [], b""
     if not transaction.is_empty(places):
         pairs = transaction.items(table, after=(last, b"") if last else None)
-        for looked_at, (key, value) in enumerate(islice(pairs, STEP_ROWS), 1):
+        for looked_at, (key, value) in enumerate(islice(pairs, reading.STEP_ROWS), 1):
             row = codec.decode(key, value)
             if row.path and (row.root is None or not (is_plain(row.path) and is_path(row.path))):
                 found.append(roots.uri((row.root, row.path), None))
-            if looked_at == STEP_ROWS:
+            if looked_at == reading.STEP_ROWS:
                 return found, (number, key)
     return found, (number + 1, b"") if number + 1 < len(_WALKED) else None
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from msgspec import structs
 
+from kvcatalog.custody import Relocation, RelocationOutcome
 from kvcatalog.errors import BlobCondemnedError
 from kvcatalog.kv.protocol import WriteTransaction
-from kvcatalog.models import Relocation, RelocationOutcome
 from kvcatalog.schema import ConflictRow, DocumentRow, LinkRow, VariantRow
 from kvcatalog.store import changes, reading, registering, upkeep
 from kvcatalog.store.operations import Scribe, Target, locate, place_of, settle, write_journal

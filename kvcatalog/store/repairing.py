@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from kvcatalog.checks import Finding
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.protocol import WriteTransaction
-from kvcatalog.models import Finding
 from kvcatalog.schema import (
     CHECKS,
     COUNTER_CODEC,

@@ -9,15 +9,14 @@ from typing import TypeVar, cast, get_args
 from msgspec import structs
 
 from kvcatalog import values
+from kvcatalog.checks import BlobCheck, CheckResult
 from kvcatalog.clock import to_micros
+from kvcatalog.custody import Hold
 from kvcatalog.filters import parse_filter
 from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import (
-    BlobCheck,
-    CheckResult,
     Conflict,
     DocumentRecord,
-    Hold,
     JournalEntry,
     Link,
     RegistrationRequest,

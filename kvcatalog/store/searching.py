@@ -18,7 +18,7 @@ from kvcatalog.filters import Condition, Filter
 from kvcatalog.kv.keys import KEY_BYTES_MAX, prefix_end
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.models import DocumentRecord
+from kvcatalog.models import DocumentRecord, SortOrder
 from kvcatalog.schema import (
     ARTIFACT_BYTES_MAX,
     BY_CONTENT_TYPE,
@@ -37,11 +37,6 @@ from kvcatalog.schema import (
 )
 from kvcatalog.store import reading
 from kvcatalog.store.roots import RootMap
-
-SortOrder = Literal["id", "artifact", "created"]
-
-STEP_ROWS = 2000
-"""Rows that one transaction of a walk looks at."""
 
 Position = tuple[bytes, bytes]
 """The pair of an index at which a walk stands."""
@@ -115,7 +110,7 @@ def step(
         record = reading.document_record(document_id, row, roots)
         if where.predicate(record):
             records.append((pair, record))
-        if len(records) == limit or looked_at == STEP_ROWS:
+        if len(records) == limit or looked_at == reading.STEP_ROWS:
             return records, pair
     return records, None
 

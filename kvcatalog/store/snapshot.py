@@ -8,11 +8,13 @@ from typing import TypeVar
 
 import msgspec
 
+from kvcatalog.checks import BlobCheck
 from kvcatalog.clock import micros_to_text
+from kvcatalog.custody import Hold
 from kvcatalog.filters import Filter
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
-from kvcatalog.models import BlobCheck, CatalogPosition, Hold
+from kvcatalog.models import CatalogPosition
 from kvcatalog.schema import (
     DOCUMENT_CODEC,
     DOCUMENTS,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import structs
 
 from kvcatalog.clock import from_micros
+from kvcatalog.custody import Condemned, Hold
 from kvcatalog.errors import CatalogError
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
-from kvcatalog.models import Condemned, Hold
 from kvcatalog.schema import (
     CHECK_CODEC,
     CHECKS,
@@ -24,7 +24,7 @@ from kvcatalog.schema import (
     location_key,
     time_key,
 )
-from kvcatalog.store.protocol import GC_LEASE
+from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.roots import RootMap
 from kvcatalog.store.tally import BLOB_EPOCH, FORGOTTEN_EPOCH, HOLD_ID, Tally
 

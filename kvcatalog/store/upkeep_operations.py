@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvcatalog.clock import from_micros
+from kvcatalog.custody import BlobMove, Hold
 from kvcatalog.errors import NotFoundError
 from kvcatalog.kv.protocol import WriteTransaction
-from kvcatalog.models import BlobMove, Hold
 from kvcatalog.schema import CondemnedRow, HoldRow, JournalRow
 from kvcatalog.store import changes, upkeep
 from kvcatalog.store.operations import Changes, Scribe

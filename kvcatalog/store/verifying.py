@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvcatalog import values
+from kvcatalog.checks import Claim, StoredBlob, Verification
 from kvcatalog.clock import Clock
 from kvcatalog.errors import NotFoundError
 from kvcatalog.fixity import Places, check_of, verified
-from kvcatalog.models import Claim, StoredBlob, Verification
 
 if TYPE_CHECKING:
     from kvcatalog.config import StorageConfig

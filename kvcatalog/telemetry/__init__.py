@@ -13,14 +13,15 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from kvcatalog import values
 from kvcatalog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram
     from opentelemetry.trace import Span
+
+    from kvcatalog.telemetry.instruments import Instruments
 
 SIGNALS = ("traces", "metrics")
 EXPORTERS = ("none", "console", "otlp")
@@ -28,9 +29,6 @@ LABEL_VALUES_MAX = 200
 """Values that a label may have in one process; further ones are counted as `other`."""
 
 _LABEL_CHARACTERS_MAX = 100
-_SECONDS_BOUNDARIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
-_LONG_SECONDS_BOUNDARIES = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 36_000.0)
-_BATCH_BOUNDARIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1_000, 10_000, 100_000)
 _nothing: AbstractContextManager[None] = nullcontext()
 _label_values: dict[str, set[str]] = {}
 
@@ -183,62 +181,13 @@ def _mark(begun: Span, error: BaseException) -> None:
     begun.set_status(Status(StatusCode.ERROR, type(error).__name__))
 
 
-class _Instruments(NamedTuple):
-    dedup_hits: Counter
-    gc_removed: Counter
-    verify_failures: Counter
-    registration_seconds: Histogram
-    batch_size: Histogram
-    verification_seconds: Histogram
-    gc_seconds: Histogram
+_made: Instruments | None = None
 
 
-_made: _Instruments | None = None
-
-
-def _instruments() -> _Instruments | None:
+def _instruments() -> Instruments | None:
     global _made  # noqa: PLW0603 - the API keeps one meter for a process, and so do we
     if _made is None and listening():
-        _made = _make()
+        from kvcatalog.telemetry.instruments import make_instruments
+
+        _made = make_instruments()
     return _made
-
-
-def _make() -> _Instruments:
-    from opentelemetry import metrics
-
-    meter = metrics.get_meter("kvcatalog")
-    return _Instruments(
-        dedup_hits=meter.create_counter(
-            "contentdownload_dedup_hits_total", description="Stored documents whose content was there already"
-        ),
-        gc_removed=meter.create_counter(
-            "contentdownload_gc_removed_total", description="Blobs that garbage collection removed"
-        ),
-        verify_failures=meter.create_counter(
-            "contentdownload_verify_failures_total",
-            description="Blobs whose bytes no longer fit their record, or are gone",
-        ),
-        registration_seconds=meter.create_histogram(
-            "contentdownload_registration_seconds",
-            unit="s",
-            description="Time from the call to register until the record was durable",
-            explicit_bucket_boundaries_advisory=_SECONDS_BOUNDARIES,
-        ),
-        batch_size=meter.create_histogram(
-            "contentdownload_commit_batch_size",
-            description="Writing calls that one transaction answered",
-            explicit_bucket_boundaries_advisory=_BATCH_BOUNDARIES,
-        ),
-        verification_seconds=meter.create_histogram(
-            "contentdownload_verification_seconds",
-            unit="s",
-            description="Time that the check of one blob took",
-            explicit_bucket_boundaries_advisory=(*_SECONDS_BOUNDARIES, 100.0, 1000.0),
-        ),
-        gc_seconds=meter.create_histogram(
-            "contentdownload_gc_seconds",
-            unit="s",
-            description="Duration of a garbage collection that removed what it found",
-            explicit_bucket_boundaries_advisory=_LONG_SECONDS_BOUNDARIES,
-        ),
-    )

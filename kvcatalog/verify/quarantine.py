@@ -16,10 +16,10 @@ from msgspec import structs
 
 from kvcatalog import layout
 from kvcatalog.blobs import BlobStore, new_label
+from kvcatalog.checks import Verification
 from kvcatalog.digest import sha256_stream
 from kvcatalog.errors import CatalogError, CatalogLockedError
 from kvcatalog.fixity import Places, check_of
-from kvcatalog.models import Verification
 
 if TYPE_CHECKING:
     from kvcatalog.store.protocol import CatalogStore

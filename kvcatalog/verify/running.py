@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from kvcatalog import telemetry, values
+from kvcatalog.checks import BlobCheck, StoredBlob, Verification
 from kvcatalog.clock import Clock, from_micros, now_micros
 from kvcatalog.errors import InvalidValueError
 from kvcatalog.fixity import Places, check_of, verified
 from kvcatalog.kv.keys import short_hash
-from kvcatalog.models import BlobCheck, DocumentRecord, StoredBlob, Verification
+from kvcatalog.models import DocumentRecord
 from kvcatalog.verify.quarantine import put_aside
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from pathlib import Path
 from kvcatalog import storage
 from kvcatalog.audit import audit_blobs
 from kvcatalog.errors import CatalogLockedError
+from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
-from kvcatalog.store.protocol import GC_LEASE
 from tests.collecting import Collector
 from tools.faults.calls import collect_once
 from tools.faults.planting import plant
