@@ -74,6 +74,7 @@ class DynamoCatalog(Catalog):
             return
         with self._dynamo.read() as transaction:
             known = reading.read_birth(transaction)
+            self.identity = reading.read_identity(transaction)  # another may have begun a generation meanwhile
         if known != birth:
             why = "the catalog's table is a copy"
             self.identity = self._write(lambda txn, scribe: lifetime.recognise(txn, birth, scribe), why)

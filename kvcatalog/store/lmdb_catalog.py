@@ -56,6 +56,7 @@ class LmdbCatalog(Catalog):
             return
         with self._environment.read() as transaction:
             known = reading.read_birth(transaction)
+            self.identity = reading.read_identity(transaction)  # another may have begun a generation meanwhile
         if known == birth:
             return
         # Nothing hangs on the first time: where it cannot be written down, who comes next does it.
