@@ -139,6 +139,21 @@ def test_who_comes_first_begins_the_generation_for_all(place: Place) -> None:
     assert generations_begun(copy) == 1
 
 
+def test_who_opens_it_while_another_begins_the_generation_knows_that_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copied(place)
+    begun: list[int] = []
+
+    def overtaken(path: str) -> int | None:
+        monkeypatch.undo()
+        begun.append(generation(copy))
+        return birth_of(path)
+
+    monkeypatch.setattr(birth, "birth_of", overtaken)
+    assert [generation(copy)] == begun
+
+
 def test_where_births_are_not_remembered_copies_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(birth, "birth_of", lambda _: None)
     with open_catalog(tmp_path / "catalog"):
