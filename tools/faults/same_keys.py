@@ -14,6 +14,7 @@ that is started for it.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -45,7 +46,7 @@ def request(number: int) -> RegistrationRequest:
         resolver="unpaywall",
         content_type="application/pdf",
         bytes=1000 + number // 2,
-        sha256=f"{number // 2:064x}",
+        sha256=hashlib.sha256(b"%d" % (number // 2)).hexdigest(),
         storage_uri=f"file:///store/{number}",
         run_id="the run",
     )
