@@ -16,8 +16,9 @@ from kvcatalog import open_catalog, schema
 from kvcatalog.errors import CatalogClosedError, InvalidValueError, NotFoundError, StoragePermissionError
 from kvcatalog.kv.transaction import WriteTransaction
 from kvcatalog.models import RegistrationRequest
-from kvcatalog.store import operations
+from kvcatalog.store import upkeep_operations
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
+from kvcatalog.store.scribe import Scribe
 from kvcatalog.values import media_type
 from tests.invariants import assert_consistent
 
@@ -365,7 +366,7 @@ def test_a_catalog_opened_for_reading_does_not_write_even_beside_one_that_does(t
 def test_roots_that_were_not_committed_are_never_used(catalog: LmdbCatalog) -> None:
     def add_and_fail(transaction: WriteTransaction) -> None:
         row = schema.RootRow("file:///a", "uuid-a", "sha256")
-        operations.add_root(transaction, row, operations.Scribe(catalog._roots.at(transaction), 0, "test"))
+        upkeep_operations.add_root(transaction, row, Scribe(catalog._roots.at(transaction), 0, "test"))
         assert list(catalog._roots.at(transaction).roots) == [1]
         raise OSError("disk")
 

@@ -32,7 +32,8 @@ from kvcatalog.models import (
 )
 from kvcatalog.store import operations, reading, registering
 from kvcatalog.store.catalog_upkeep import CatalogUpkeep
-from kvcatalog.store.operations import Scribe, register_documents
+from kvcatalog.store.operations import register_documents
+from kvcatalog.store.scribe import Scribe
 from kvcatalog.store.tally import DOCUMENT_ID, HOLD_ID, JOURNAL_SEQUENCE, VARIANT_ID, Tally
 
 if TYPE_CHECKING:

@@ -29,12 +29,14 @@ class CatalogUpkeep(CatalogWriting):
 
     def add_root(self, uri: str, *, uuid: str, cas_prefix: str = "sha256", adopted: bool = False) -> Root:
         """See CatalogStore."""
+        from kvcatalog.store import upkeep_operations
+
         row = RootRow(
             values.required_text("uri", uri).removesuffix("/"),
             values.required_text("uuid", uuid),
             values.required_text("cas_prefix", cas_prefix),
         )
-        return self._write(lambda txn, scribe: operations.add_root(txn, row, scribe, adopted=adopted))
+        return self._write(lambda txn, scribe: upkeep_operations.add_root(txn, row, scribe, adopted=adopted))
 
     def record_checks(self, checks: Iterable[BlobCheck], *, gone: Sequence[str] = ()) -> None:
         """See CatalogStore."""

@@ -13,7 +13,7 @@ from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.store import upkeep
 from kvcatalog.store.backend import GC_LEASE, Backend, Operation
 from kvcatalog.store.catalog_reader import CatalogReader
-from kvcatalog.store.operations import Scribe
+from kvcatalog.store.scribe import Scribe
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")

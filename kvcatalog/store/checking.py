@@ -33,8 +33,8 @@ from kvcatalog.schema import (
     time_key,
 )
 from kvcatalog.store import changes, listing, reading, upkeep
-from kvcatalog.store.operations import Scribe
 from kvcatalog.store.roots import RootMap
+from kvcatalog.store.scribe import Scribe
 
 Position = tuple[str, bytes]
 """In which table a walk along the queue stands, and at which key."""

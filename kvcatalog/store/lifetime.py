@@ -9,8 +9,8 @@ from kvcatalog.clock import from_micros, to_micros
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.models import CatalogIdentity, JournalPruning
 from kvcatalog.schema import JOURNAL, JOURNAL_CODEC, IdentityRow, JournalRow, id_key, id_of
-from kvcatalog.store import changes, operations, reading, upkeep
-from kvcatalog.store.operations import Scribe
+from kvcatalog.store import changes, reading, upkeep
+from kvcatalog.store.scribe import Scribe, write_journal
 from kvcatalog.store.tally import PRUNED_SEQUENCE, Tally, read_counter
 
 _PRUNED_AT_ONCE = 1000
@@ -42,7 +42,7 @@ def prune_journal(
     if entries:
         first, last = entries[0][0], entries[-1][0]
         Tally.of(transaction).raise_to(PRUNED_SEQUENCE, last)
-        operations.write_journal(transaction, "prune", {"first": (first, None), "last": (last, None)}, scribe)
+        write_journal(transaction, "prune", {"first": (first, None), "last": (last, None)}, scribe)
     return pruning(len(entries), entries[-1] if entries else None)
 
 
@@ -73,5 +73,5 @@ def begin_generation(transaction: WriteTransaction, scribe: Scribe) -> CatalogId
     row = IdentityRow(old.uuid, max(old.generation + 1, scribe.now), to_micros(old.created_at))
     changes.put_identity(transaction, row)
     upkeep.clear_all_condemned(transaction)
-    operations.write_journal(transaction, "generation", {"generation": (old.generation, row.generation)}, scribe)
+    write_journal(transaction, "generation", {"generation": (old.generation, row.generation)}, scribe)
     return reading.read_identity(transaction)

@@ -11,8 +11,9 @@ from kvcatalog.errors import BlobCondemnedError
 from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.schema import ConflictRow, DocumentRow, LinkRow, VariantRow
 from kvcatalog.store import changes, reading, registering, upkeep
-from kvcatalog.store.operations import Scribe, Target, locate, place_of, settle, write_journal
+from kvcatalog.store.contents import locate, settle
 from kvcatalog.store.roots import Location
+from kvcatalog.store.scribe import Scribe, Target, place_of, write_journal
 
 ACTION = "relocate"
 

@@ -17,9 +17,9 @@ from kvcatalog.schema import (
     VARIANTS,
     id_key,
 )
-from kvcatalog.store import changes, operations, reading, upkeep
+from kvcatalog.store import changes, reading, upkeep
 from kvcatalog.store.derived import DERIVED, is_wanted, source_of
-from kvcatalog.store.operations import Changes, Scribe, Target
+from kvcatalog.store.scribe import Changes, Scribe, Target, write_journal
 from kvcatalog.store.tally import DOCUMENT_ID, Tally, read_counter
 
 
@@ -44,7 +44,7 @@ def _repair(transaction: WriteTransaction, finding: Finding, scribe: Scribe) -> 
         case _:
             done = None
     if done:
-        operations.write_journal(transaction, "repair", done, scribe, _target(transaction, finding))
+        write_journal(transaction, "repair", done, scribe, _target(transaction, finding))
     return done is not None
 
 

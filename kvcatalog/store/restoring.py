@@ -39,11 +39,13 @@ from kvcatalog.schema import (
     id_key,
     link_key,
 )
-from kvcatalog.store import changes, checking, operations, reading, registering, upkeep
-from kvcatalog.store.operations import Scribe
+from kvcatalog.store import changes, checking, reading, registering, upkeep
+from kvcatalog.store.contents import known_conflict, locate
 from kvcatalog.store.protocol import Restorable, Restored
 from kvcatalog.store.roots import RootMap
+from kvcatalog.store.scribe import Scribe, Target
 from kvcatalog.store.tally import DOCUMENT_ID, HOLD_ID, JOURNAL_SEQUENCE, PRUNED_SEQUENCE, VARIANT_ID, Tally
+from kvcatalog.store.upkeep_operations import put_root
 
 Entry = TypeVar("Entry")
 
@@ -72,7 +74,7 @@ def _root(transaction: WriteTransaction, root: Root, scribe: Scribe) -> Restored
             return "key is taken"
         if known.id == root.id:
             return "id is taken"
-    operations.put_root(transaction, values.record_id("id", root.id), row)
+    put_root(transaction, values.record_id("id", root.id), row)
     return "stored"
 
 
@@ -87,7 +89,7 @@ def _documents(transaction: WriteTransaction, records: list[DocumentRecord], scr
         if request.key in new:
             results.append("key is taken")
             continue
-        location = operations.locate(transaction, request.content.storage_uri, request.content.digest, scribe)
+        location = locate(transaction, request.content.storage_uri, request.content.digest, scribe)
         row = registering.new_document(request, location, scribe.now)
         row = structs.replace(row, updated_after=_moment("updated_at", record.updated_at) - row.created)
         if request.key in known:
@@ -148,7 +150,7 @@ def _variant(transaction: WriteTransaction, record: VariantRecord, scribe: Scrib
     tally = Tally.of(transaction)
     if record.id <= tally.last(VARIANT_ID):
         return "id is taken"
-    location = operations.locate(transaction, request.content.storage_uri, request.content.digest, scribe)
+    location = locate(transaction, request.content.storage_uri, request.content.digest, scribe)
     row: VariantRow = registering.new_variant(request, location, scribe.now)
     changes.put_variant(transaction, record.id, None, row)
     tally.raise_to(VARIANT_ID, record.id)
@@ -167,7 +169,7 @@ def _sighting(transaction: WriteTransaction, sighting: Sighting, scribe: Scribe)
 
 def _conflict(transaction: WriteTransaction, conflict: Conflict, scribe: Scribe) -> Restored:
     content = registering.checked_content(conflict.bytes, conflict.sha256, conflict.storage_uri)
-    location = operations.locate(transaction, content.storage_uri, content.digest, scribe)
+    location = locate(transaction, content.storage_uri, content.digest, scribe)
     row = ConflictRow(
         values.optional_text("variant", conflict.variant),
         content.size,
@@ -181,8 +183,8 @@ def _conflict(transaction: WriteTransaction, conflict: Conflict, scribe: Scribe)
     document_id = values.record_id("document_id", conflict.document_id)
     if reading.document_row(transaction, document_id) is None:
         return "no such document"
-    target = operations.Target(document_id, variant=row.variant)
-    known = operations.known_conflict(transaction, target, row, scribe)
+    target = Target(document_id, variant=row.variant)
+    known = known_conflict(transaction, target, row, scribe)
     if known is None:
         changes.put_conflict(transaction, document_id, None, row)
         return "stored"
@@ -192,7 +194,7 @@ def _conflict(transaction: WriteTransaction, conflict: Conflict, scribe: Scribe)
 
 def _link(transaction: WriteTransaction, link: Link, scribe: Scribe) -> Restored:
     document_id = values.record_id("document_id", link.document_id)
-    place = operations.locate(transaction, values.required_text("storage_uri", link.storage_uri), None, scribe)
+    place = locate(transaction, values.required_text("storage_uri", link.storage_uri), None, scribe)
     row = LinkRow(document_id, place[0], place[1] or "")
     if reading.document_row(transaction, document_id) is None:
         return "no such document"

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from kvcatalog.clock import from_micros
 from kvcatalog.custody import BlobMove, Hold
-from kvcatalog.errors import NotFoundError
+from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.kv.protocol import WriteTransaction
-from kvcatalog.schema import CondemnedRow, HoldRow, JournalRow
-from kvcatalog.store import changes, upkeep
-from kvcatalog.store.operations import Changes, Scribe
+from kvcatalog.models import Root
+from kvcatalog.schema import (
+    META,
+    NUMBER_CODEC,
+    ROOT_CODEC,
+    ROOTS,
+    ROOTS_VERSION_KEY,
+    CondemnedRow,
+    HoldRow,
+    JournalRow,
+    RootRow,
+    id_key,
+)
+from kvcatalog.store import changes, reading, upkeep
 from kvcatalog.store.references import places_of
+from kvcatalog.store.scribe import Changes, Scribe, write_journal
 
 Settled = tuple[str | None, Sequence[BlobMove]]
 """A storage URI whose announcement ends, and what was moved from there."""
@@ -65,3 +78,34 @@ def _write_journal(
 ) -> None:
     row = JournalRow(scribe.now, action, None, None, scribe.command, reason, differences)
     changes.put_journal_entry(transaction, row)
+
+
+def add_root(transaction: WriteTransaction, new: RootRow, scribe: Scribe, *, adopted: bool = False) -> Root:
+    """Make a root known, or return it; a known UUID elsewhere has moved. InvalidValueError if another root is there."""
+    transaction.get(META, ROOTS_VERSION_KEY)  # before the roots: whoever changes them changes it
+    known = {root.uuid: root for root in reading.read_roots(transaction)}
+    old = known.get(new.uuid)
+    if any(root.uri == new.uri and root.uuid != new.uuid for root in known.values()):
+        raise InvalidValueError("uri", f"another root is known at {new.uri}")
+    if old is not None and old.cas_prefix != new.cas_prefix:
+        raise InvalidValueError("cas_prefix", f"the root has {old.cas_prefix!r}, and its blobs lie there")
+    root = Root(max((root.id for root in known.values()), default=0) + 1 if old is None else old.id, *_plain(new))
+    if root != old:
+        put_root(transaction, root.id, new)
+        write_journal(transaction, "root", {"uri": (None if old is None else old.uri, root.uri)}, scribe)
+    if adopted:
+        write_journal(transaction, "adopt", {"storage_uri": (None if old is None else old.uri, root.uri)}, scribe)
+    return root
+
+
+def put_root(transaction: WriteTransaction, root_id: int, row: RootRow) -> None:
+    """Store a root, and see that everybody reads the roots again."""
+    key = id_key(root_id)
+    transaction.delete(ROOTS, key)  # a long value is never written over
+    transaction.put(ROOTS, key, ROOT_CODEC.encode(key, row))
+    version = int.from_bytes(os.urandom(7), "big")
+    transaction.put(META, ROOTS_VERSION_KEY, NUMBER_CODEC.encode(ROOTS_VERSION_KEY, version))
+
+
+def _plain(row: RootRow) -> tuple[str, str, str]:
+    return row.uri, row.uuid, row.cas_prefix
