@@ -186,7 +186,7 @@ def test_growing_waits_for_snapshots_up_to_a_limit(small: Environment) -> None:
     put_rows(small, [(b"b", b"1")])  # nobody has to wait after it gave up
     growing = threading.Thread(target=small.grow)
     growing.start()
-    while not small._resting:
+    while not small._gate._resting:
         time.sleep(0.001)
     later: list[object] = []
     late = threading.Thread(target=lambda: later.append(all_rows(small)))
@@ -218,7 +218,7 @@ def test_a_thread_with_a_snapshot_may_begin_another_while_others_wait_to_grow(sm
     with small.read():
         growing = threading.Thread(target=small.grow)
         growing.start()
-        while not small._resting:
+        while not small._gate._resting:
             time.sleep(0.001)
         put_rows(small, [(b"a", b"1")])
         assert all_rows(small) == [(b"a", b"1")]
@@ -403,7 +403,7 @@ def test_close_waits_for_transactions(environment: Environment, folder: Path) ->
     entered.wait(60)
     closing = threading.Thread(target=environment.close)
     closing.start()
-    while not environment._resting:
+    while not environment._gate._resting:
         time.sleep(0.001)
     refused: list[BaseException] = []
 

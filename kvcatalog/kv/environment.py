@@ -12,7 +12,6 @@ import os
 import resource
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -20,6 +19,7 @@ from typing import Protocol, TypeVar
 
 from kvcatalog.errors import CatalogClosedError, CatalogUnavailableError, MapLimitError, StoragePermissionError
 from kvcatalog.kv import door, engine, preflight
+from kvcatalog.kv.gate import Gate, Ticket
 from kvcatalog.kv.lock_guard import LockGuard
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import ReadTransaction, Use, WriteTransaction
@@ -32,10 +32,6 @@ MAP_SIZE_BYTES_MIN = 1 << 20
 REST_SECONDS_MAX = 60.0
 """How long growing the map waits for open snapshots before it gives up."""
 
-_REST_PAUSE_SECONDS = 0.0005
-_REST_PAUSE_SECONDS_MAX = 0.02
-
-_Ticket = weakref.ref[Use]
 Result = TypeVar("Result")
 
 _registry_lock = threading.Lock()
@@ -73,7 +69,7 @@ class Environment:
         self._raw: engine.RawEnvironment | None = None
         self._guard: LockGuard | None = None
         self._closed = False
-        self._make_gate()
+        self._gate, self._opening = Gate(self.path), threading.Lock()
         self._open_raw()
 
     def read(self) -> ReadTransaction:
@@ -86,7 +82,7 @@ class Environment:
 
     def grow(self, *, rest_seconds: float = REST_SECONDS_MAX) -> None:
         """Double the map; MapLimitError if snapshots stay open for `rest_seconds` or there are no addresses left."""
-        with self._at_rest(rest_seconds):
+        with self._gate.at_rest(rest_seconds):
             raw = self._raw_or_closed()
             size = max(raw.info()["map_size"], MAP_SIZE_BYTES_MIN) * 2
             try:
@@ -98,7 +94,7 @@ class Environment:
 
     def reopen(self, *, rest_seconds: float = REST_SECONDS_MAX) -> None:
         """Close and open the files again, as is needed after an I/O error."""
-        with self._at_rest(rest_seconds):
+        with self._gate.at_rest(rest_seconds):
             self._raw_or_closed()
             self._reopen_raw()
 
@@ -114,8 +110,8 @@ class Environment:
                 self.users -= 1
                 return
         if not isinstance(sys.exc_info()[1], Exception | None):
-            self._give_up_here()
-        with self._at_rest(REST_SECONDS_MAX), _registry_lock:
+            self._gate.give_up_here()
+        with self._gate.at_rest(REST_SECONDS_MAX), _registry_lock:
             self.users -= 1
             if self.users > 0 or self._closed:  # opened again meanwhile, or closed too often
                 return
@@ -169,30 +165,30 @@ class Environment:
             except OSError as error:
                 raise engine.translate_os_error(error, self.path) from error
 
-    def begin(self, use: Use, *, write: bool) -> tuple[engine.RawTransaction, _Ticket]:
+    def begin(self, use: Use, *, write: bool) -> tuple[engine.RawTransaction, Ticket]:
         """Begin an engine's transaction for a ReadTransaction, curing what can be cured; returns what `ended` takes."""
         if write and self.read_only:
             raise CatalogUnavailableError(f"{self.path} was opened for reading only").advising("Open it for writing.")
         cured: set[type[engine.Error]] = set()
         while True:
-            ticket = self._enter(use)
+            ticket = self._gate.enter(use)
             try:
                 raw = self._raw_or_closed()
                 if self._guard is not None:
                     self._guard.renew()
                 return raw.begin(write=write), ticket
             except engine.MapResized:  # as often as others make it larger
-                self.ended(ticket)
+                self._gate.left(ticket)
                 self._adopt_map_size()
             except engine.Error as error:
-                self.ended(ticket)
+                self._gate.left(ticket)
                 cure = self._cure(error)
                 if cure is None or type(error) in cured:  # each cure is tried once
                     raise engine.translate(error, self.path) from error
                 cured.add(type(error))
                 cure()
             except BaseException as error:
-                self.ended(ticket)
+                self._gate.left(ticket)
                 if isinstance(error, OSError):
                     raise engine.translate_os_error(error, self.path) from error
                 raise
@@ -202,15 +198,13 @@ class Environment:
             return self.clear_stale_readers
         return self.reopen if isinstance(error, engine.Panic) and not self.read_only else None
 
-    def ended(self, ticket: _Ticket) -> None:
+    def ended(self, ticket: Ticket) -> None:
         """Forget a use that `begin` took note of."""
-        self._uses.discard(ticket)
+        self._gate.left(ticket)
 
     def let_go(self, use: Use) -> None:
         """Forget a use whose end was interrupted."""
-        for ticket in list(self._uses):
-            if ticket() is use:
-                self._uses.discard(ticket)
+        self._gate.let_go(use)
 
     def forked(self) -> None:
         """In a forked child: let go of what belongs to the parent; the next transaction opens the files anew."""
@@ -222,7 +216,7 @@ class Environment:
             # This process has no locks yet that the close could drop, and the parent's descriptor keeps the shared one.
             self._guard.close()
             self._guard = None
-        self._make_gate()
+        self._gate, self._opening = Gate(self.path), threading.Lock()
         for hook in list(self.fork_hooks):
             hook.forked()
 
@@ -230,7 +224,7 @@ class Environment:
     def _in_use(self) -> Iterator[engine.RawEnvironment]:
         """Keep the engine's environment from being closed or mapped anew meanwhile, as a transaction does."""
         use = Use()
-        ticket = self._enter(use)
+        ticket = self._gate.enter(use)
         try:
             yield self._raw_or_closed()
         except engine.Error as error:
@@ -238,66 +232,11 @@ class Environment:
         except OSError as error:
             raise engine.translate_os_error(error, self.path) from error
         finally:
-            self.ended(ticket)
-
-    def _enter(self, use: Use) -> _Ticket:
-        """Take note of a use; waits while others need rest, unless this thread has another use already.
-
-        The note goes with the object, also where an interruption comes before `ended`. It is made before the look at
-        `_resting`, and `_at_rest` does it the other way round, so one of the two sees the other without a lock.
-        """
-        use.thread = threading.get_ident()
-        ticket = weakref.ref(use, self._uses.discard)
-        self._uses.add(ticket)
-        while self._resting and not self._used_here(ticket):
-            self._uses.discard(ticket)
-            with self._gate:
-                pass
-            self._uses.add(ticket)
-        return ticket
-
-    def _used_here(self, besides: _Ticket | None = None) -> bool:
-        thread = threading.get_ident()
-        uses = [ticket() for ticket in list(self._uses) if ticket is not besides]
-        return any(use is not None and use.thread == thread for use in uses)
-
-    def _give_up_here(self) -> None:
-        """End the uses of this thread."""
-        thread = threading.get_ident()
-        for ticket in list(self._uses):
-            use = ticket()
-            if use is not None and use.thread == thread:
-                use.give_up()
-                self._uses.discard(ticket)
-
-    def _make_gate(self) -> None:
-        self._gate = threading.Lock()
-        self._uses: set[_Ticket] = set()
-        self._resting = False
-        self._opening = threading.Lock()
-
-    @contextmanager
-    def _at_rest(self, seconds_max: float) -> Iterator[None]:
-        """Run while no transaction of this process is open; MapLimitError if that cannot be had in time."""
-        if self._used_here():
-            raise MapLimitError(f"{self.path}: a snapshot of the same thread is open")
-        deadline = time.monotonic() + seconds_max
-        pause = _REST_PAUSE_SECONDS
-        with self._gate:
-            try:
-                self._resting = True
-                while self._uses:
-                    if time.monotonic() > deadline:
-                        raise MapLimitError(f"{self.path}: a snapshot was held for more than {seconds_max:g} s")
-                    time.sleep(pause)
-                    pause = min(2 * pause, _REST_PAUSE_SECONDS_MAX)
-                yield
-            finally:
-                self._resting = False
+            self._gate.left(ticket)
 
     def _adopt_map_size(self) -> None:
         """Follow a map that another process has made larger."""
-        with self._at_rest(REST_SECONDS_MAX):
+        with self._gate.at_rest(REST_SECONDS_MAX):
             try:
                 self._raw_or_closed().set_mapsize(0)
             except engine.Error:
