@@ -150,7 +150,7 @@ class S3Contract(BlobStoreContract):
     @pytest.fixture
     def store(self, place: Place) -> S3BlobStore:
         opened = place.store()
-        opened._connection = connection_of(place.endpoint_url)
+        opened._objects._connection = connection_of(place.endpoint_url)
         return opened
 
     @pytest.fixture
@@ -201,8 +201,8 @@ class S3Contract(BlobStoreContract):
     def test_a_copy_in_parts_keeps_what_is_known(
         self, store: S3BlobStore, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("kvcatalog.s3_layout.store.COPY_BYTES_MAX", PART_BYTES_MIN)
-        monkeypatch.setattr("kvcatalog.s3_layout.store.COPY_PART_BYTES", PART_BYTES_MIN)
+        monkeypatch.setattr("kvcatalog.s3_layout.objects.COPY_BYTES_MAX", PART_BYTES_MIN)
+        monkeypatch.setattr("kvcatalog.s3_layout.objects.COPY_PART_BYTES", PART_BYTES_MIN)
         data = b"0123456789" * (PART_BYTES_MIN // 10 + 1)
         with local_file(tmp_path, data) as file:
             store.publish(file, "a", sha256=digest(data), content_type="text/plain")
@@ -247,7 +247,7 @@ class S3Contract(BlobStoreContract):
     def test_walk_goes_through_all_pages(
         self, store: S3BlobStore, raw: RawBucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("kvcatalog.s3_layout.store.PAGE_KEYS", 3)
+        monkeypatch.setattr("kvcatalog.s3_layout.objects.PAGE_KEYS", 3)
         paths = {f"a/{number}" for number in range(10)}
         for path in paths:
             raw.put(path, b"")
@@ -325,13 +325,13 @@ for number in range(20):
         self, store: S3BlobStore, raw: RawBucket, tmp_path: Path
     ) -> None:
         publish(store, tmp_path, b"parent", "a")
-        mine = store._client()
+        mine = store._objects._client()
 
         def work() -> tuple[bool, str]:
-            return store._client() is mine, publish(store, tmp_path, b"child", "b").state
+            return store._objects._client() is mine, publish(store, tmp_path, b"child", "b").state
 
         assert forked(work) == (False, "stored")
-        assert store._client() is mine
+        assert store._objects._client() is mine
         assert publish(store, tmp_path, b"parent", "a").state == "present"
         assert raw.paths() == {"a", "b"}
 
@@ -523,7 +523,7 @@ def test_a_marker_that_cannot_be_read_makes_no_root(double: Double, doubled: S3B
 
 def test_threads_share_one_client(doubled: S3BlobStore) -> None:
     with ThreadPoolExecutor(16) as threads:
-        clients = list(threads.map(lambda _: doubled._client(), range(16)))
+        clients = list(threads.map(lambda _: doubled._objects._client(), range(16)))
     assert all(client is clients[0] for client in clients)
 
 
@@ -546,7 +546,7 @@ def test_the_configuration_makes_the_store() -> None:
     store = S3BlobStore.from_config(config)
     assert store.uri == "s3://bucket/docs"
     assert store.uri_of("a/b c%20") == "s3://bucket/docs/a/b c%20"
-    assert store._headers(None, None)["StorageClass"] == "GLACIER_IR"
+    assert store._objects.headers(None, None)["StorageClass"] == "GLACIER_IR"
     with pytest.raises(InvalidValueError, match="s3_bucket"):
         S3BlobStore.from_config(StorageConfig())
 

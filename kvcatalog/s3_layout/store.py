@@ -11,8 +11,8 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import msgspec
 
@@ -28,42 +28,20 @@ from kvcatalog.errors import (
 )
 from kvcatalog.layout import MARKER_PATH, OURS, QUARANTINE_PATH, checked_path, set_aside_path
 from kvcatalog.s3_layout import batches
-from kvcatalog.s3_layout.body import Body
 from kvcatalog.s3_layout.connection import (
-    Connection,
-    is_condition_lost,
-    is_condition_refused,
-    is_missing,
     translated,
 )
 from kvcatalog.s3_layout.host_lock import HostLocks
 from kvcatalog.s3_layout.keys import checked_prefix, object_key, relative_path
+from kvcatalog.s3_layout.objects import MULTIPART_BYTES, Objects, stored_digest
 from kvcatalog.values import digest as checked_digest
-from kvcatalog.values import is_digest
 
 if TYPE_CHECKING:
     from kvcatalog.config import StorageConfig
 
-MULTIPART_BYTES = 64 << 20
-"""A file of this size or more is sent in parts."""
-
-PART_BYTES = 16 << 20
-UPLOAD_THREADS = 4
-"""Parts of one file that are sent at the same time."""
-
-COPY_BYTES_MAX = 5 << 30
-"""The most that a server copies in one request; what is larger is copied in parts."""
-
-COPY_PART_BYTES = 512 << 20
-PAGE_KEYS = 1000
-READ_BYTES = 1 << 20
 MARKER_BYTES_MAX = 64 << 10
 RACES_MAX = 5
 """Times that another host may be quicker and have nothing to show for it."""
-
-CONTENT_TYPE_BYTES_MAX = 255
-_KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
-_DIGEST_NAME = "sha256"
 
 
 class S3BlobStore:
@@ -88,11 +66,14 @@ class S3BlobStore:
     ) -> None:
         self._bucket = bucket
         self._prefix = checked_prefix(prefix)
-        self._storage_class = storage_class
-        self._multipart_bytes = multipart_bytes
-        self._connection = Connection(endpoint_url, region)
         self._locks = HostLocks(f"{(endpoint_url or '').rstrip('/')}\n{bucket}")
-        self._conditional = True
+        self._objects = Objects(
+            bucket,
+            storage_class=storage_class,
+            endpoint_url=endpoint_url,
+            region=region,
+            multipart_bytes=multipart_bytes,
+        )
         self.uri = f"s3://{bucket}/{self._prefix}".rstrip("/")
 
     @classmethod
@@ -141,17 +122,17 @@ class S3BlobStore:
             found = None if replace else self.read_marker()
             if found is not None:
                 return found
-            written = self._put(
+            written = self._objects.put(
                 key, lambda: io.BytesIO(data), {"ContentType": "application/json"}, only_new=not replace
             )
             found = self.read_marker()
         if found is None or (written and found != marker):
-            raise StorageFailedError(f"{self._place(key)}: the server does not give back what it was given")
+            raise StorageFailedError(f"{self._objects.place(key)}: the server does not give back what it was given")
         return found
 
     def prepare(self) -> None:
         """Do nothing but ask for the bucket: RootUnreachableError if it is missing."""
-        self._require_bucket()
+        self._objects.require_bucket()
 
     def staging_file(self) -> tuple[BinaryIO, LocalFile]:
         """Return a new local file without a name, in the folder for temporary files; both must be closed."""
@@ -186,12 +167,12 @@ class S3BlobStore:
         digest = checked_digest("sha256", sha256)
         if content_addressed and digest is None:
             digest = file.sha256()
-        headers = self._headers(digest, content_type)
+        headers = self._objects.headers(digest, content_type)
         with self._locks.held(key):
             for attempt in range(RACES_MAX):
-                found = self._head(key)
+                found = self._objects.head(key)
                 if found is None:
-                    if self._upload(key, file, headers, only_new=True):
+                    if self._objects.upload(key, file, headers, only_new=True):
                         self._confirm(path, file, digest, read_back=read_back)
                         return Publication("stored", how="uploaded")
                     time.sleep(0.05 * 2**attempt)  # it may still be on its way
@@ -201,11 +182,13 @@ class S3BlobStore:
                 if not (content_addressed or owned):
                     return Publication("taken")
                 aside = self._aside(path)
-                self._copy(key, self._key(aside), found)
-                self._upload(key, file, headers, only_new=False)
+                self._objects.copy(key, self._key(aside), found)
+                self._objects.upload(key, file, headers, only_new=False)
                 self._confirm(path, file, digest, read_back=read_back)
                 return Publication("repaired", how="uploaded", quarantined=aside)
-        raise StorageFailedError(f"{self._place(key)}: the server says that it is taken, and that there is nothing")
+        raise StorageFailedError(
+            f"{self._objects.place(key)}: the server says that it is taken, and that there is nothing"
+        )
 
     def link(self, path: str, target: str) -> Publication:
         """Do nothing: an object has one name; BlobNotFoundError if there is none."""
@@ -216,39 +199,24 @@ class S3BlobStore:
 
     def open(self, path: str) -> BinaryIO:
         """Open a blob for reading; StorageFailedError from a read if the bytes end before the blob does."""
-        key = self._key(path)
-        with self._translated(key):
-            response = self._client().get_object(**self._at(key))
-        body = Body(response["Body"], response["ContentLength"], self._place(key))
-        return io.BufferedReader(body, READ_BYTES)
+        return self._objects.open(self._key(path))
 
     def stat(self, path: str) -> BlobStat | None:
         """Return what is known of a blob without reading it, None if there is none."""
         key = self._key(path)
-        found = self._head(key)
+        found = self._objects.head(key)
         if found is None:
-            self._require_bucket()
+            self._objects.require_bucket()
             return None
-        return BlobStat(path, found["ContentLength"], to_micros(found["LastModified"]), sha256=_stored_digest(found))
+        return BlobStat(path, found["ContentLength"], to_micros(found["LastModified"]), sha256=stored_digest(found))
 
     def walk(self, folder: str = "") -> Iterator[BlobStat]:
         """Yield the blobs below a folder; keys that no path stands for (`a//b`, `a/`) are nothing of ours."""
         start = f"{self._key(folder)}/" if folder else self._prefix
-        with self._translated(start):
-            pages = iter(
-                self._client()
-                .get_paginator("list_objects_v2")
-                .paginate(Bucket=self._bucket, Prefix=start, PaginationConfig={"PageSize": PAGE_KEYS})
-            )
-        while True:
-            with self._translated(start):
-                page = next(pages, None)
-            if page is None:
-                return
-            for entry in page.get("Contents", ()):
-                path = relative_path(self._prefix, entry["Key"])
-                if path is not None and (folder or path.split("/", 1)[0] != OURS):
-                    yield BlobStat(path, entry["Size"], to_micros(entry["LastModified"]))
+        for entry in self._objects.listed(start):
+            path = relative_path(self._prefix, entry["Key"])
+            if path is not None and (folder or path.split("/", 1)[0] != OURS):
+                yield BlobStat(path, entry["Size"], to_micros(entry["LastModified"]))
 
     def listing(self, folder: str = "") -> Iterator[tuple[str, BlobStat | None]]:
         """Yield what `walk` does, with its path."""
@@ -256,17 +224,11 @@ class S3BlobStore:
 
     def folders(self, folder: str) -> list[str]:
         """Return the next parts of the keys below a folder, sorted."""
-        start = f"{self._key(folder)}/"
-        found: list[str] = []
-        with self._translated(start):
-            pages = self._client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=start, Delimiter="/"):
-                found += [each["Prefix"][len(start) : -1] for each in page.get("CommonPrefixes", ())]
-        return sorted(found)
+        return self._objects.folders(f"{self._key(folder)}/")
 
     def is_root(self, folder: str) -> bool:
         """Tell whether a prefix below this root is a root of its own."""
-        return self._head(self._key(f"{folder}/{MARKER_PATH}")) is not None
+        return self._objects.head(self._key(f"{folder}/{MARKER_PATH}")) is not None
 
     def is_written(self, path: str) -> bool:
         """Return False: an object is there when it is whole."""
@@ -289,180 +251,58 @@ class S3BlobStore:
         """Copy a blob on the server with all that is kept beside it, then delete it under its old path."""
         source, destination = self._key(path), self._key(target)
         with self._locks.held(source, destination):
-            found = self._head(source)
+            found = self._objects.head(source)
             if found is None:
-                self._require_bucket()
-                raise BlobNotFoundError(f"there is no blob at {self._place(source)}")
-            if self._head(destination) is not None:
-                raise InvalidValueError("target", f"there is a blob at {self._place(destination)}")
-            self._copy(source, destination, found)
-            self._delete(source)
+                self._objects.require_bucket()
+                raise BlobNotFoundError(f"there is no blob at {self._objects.place(source)}")
+            if self._objects.head(destination) is not None:
+                raise InvalidValueError("target", f"there is a blob at {self._objects.place(destination)}")
+            self._objects.copy(source, destination, found)
+            self._objects.delete(source)
 
     def delete(self, path: str) -> bool:
         """Remove a blob; False if there was none."""
         key = self._key(path)
         with self._locks.held(key):
-            if self._head(key) is None:
-                self._require_bucket()
+            if self._objects.head(key) is None:
+                self._objects.require_bucket()
                 return False
-            self._delete(key)
+            self._objects.delete(key)
             return True
 
     def close(self) -> None:
         """Close this process's connections; a later call opens new ones."""
-        self._connection.close()
-
-    def _client(self) -> Any:  # noqa: ANN401  boto3 has no types
-        return self._connection.client()
+        self._objects.close()
 
     def _key(self, path: str) -> str:
         return object_key(self._prefix, path)
 
-    def _at(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": key}
-
-    def _place(self, key: str) -> str:
-        return f"s3://{self._bucket}/{key}"
-
-    def _translated(self, key: str) -> Any:  # noqa: ANN401
-        return translated(self._place(key))
-
     def _aside(self, path: str) -> str:
         """Return a new place in quarantine."""
         return set_aside_path(QUARANTINE_PATH, new_label(), path)
-
-    def _head(self, key: str) -> dict[str, Any] | None:
-        """Return what the server tells of an object, None if it or the bucket is missing: the answer has no words."""
-        with self._translated(key):
-            client = self._client()
-            try:
-                return cast("dict[str, Any]", client.head_object(**self._at(key)))
-            except client.exceptions.ClientError as error:
-                if is_missing(error):
-                    return None
-                raise
-
-    def _require_bucket(self) -> None:
-        """Tell a missing blob from a missing bucket: RootUnreachableError."""
-        client = self._client()
-        try:
-            with self._translated(""):
-                client.head_bucket(Bucket=self._bucket)
-        except BlobNotFoundError as error:
-            raise RootUnreachableError(f"there is no bucket {self._bucket}") from error
-
-    def _headers(self, digest: str | None, content_type: str | None) -> dict[str, Any]:
-        # It comes from whoever served the download, and a header takes printable ASCII only.
-        plain = content_type is not None and content_type.isascii() and content_type.isprintable()
-        return {
-            "StorageClass": self._storage_class,
-            "ContentType": content_type
-            if plain and content_type and len(content_type) <= CONTENT_TYPE_BYTES_MAX
-            else "application/octet-stream",
-            "Metadata": {_DIGEST_NAME: digest} if digest else {},
-        }
-
-    def _upload(self, key: str, file: LocalFile, headers: dict[str, Any], *, only_new: bool) -> bool:
-        """Send a file's bytes; False if there is an object meanwhile, as far as the server tells."""
-        if file.size >= self._multipart_bytes:
-            with self._translated(key):
-                with self._transfers(self._multipart_bytes, min(PART_BYTES, self._multipart_bytes)) as transfers:
-                    transfers.upload(f"/proc/self/fd/{file.descriptor}", self._bucket, key, headers).result()
-                return True
-        return self._put(key, file.reader, headers, only_new=only_new)
-
-    def _put(self, key: str, reader: Callable[[], BinaryIO], headers: dict[str, Any], *, only_new: bool) -> bool:
-        """Send bytes in one request; as `_upload`."""
-        with self._translated(key):
-            client = self._client()
-            conditional = only_new and self._conditional
-            if conditional:
-                try:
-                    with reader() as body:
-                        client.put_object(**self._at(key), **headers, Body=body, IfNoneMatch="*")
-                except client.exceptions.ClientError as error:
-                    if is_condition_lost(error):
-                        return False
-                    if not is_condition_refused(error):
-                        raise
-                else:
-                    return True
-            with reader() as body:
-                client.put_object(**self._at(key), **headers, Body=body)
-            if conditional:  # the same request without the condition was taken
-                self._conditional = False
-            return True
-
-    def _transfers(self, threshold: int, part: int) -> Any:  # noqa: ANN401
-        from boto3.s3.transfer import TransferConfig, create_transfer_manager
-
-        config = TransferConfig(
-            multipart_threshold=threshold,
-            multipart_chunksize=part,
-            max_concurrency=UPLOAD_THREADS,
-            preferred_transfer_client="classic",
-        )
-        return create_transfer_manager(self._client(), config)
 
     def _holds(self, path: str, found: dict[str, Any], file: LocalFile, digest: str | None, *, read: bool) -> bool:
         """Tell whether an object has the file's content: by size and stored digest, or else by reading it."""
         if found["ContentLength"] != file.size:
             return False
         wanted = digest or file.sha256()
-        stored = None if read else _stored_digest(found)
+        stored = None if read else stored_digest(found)
         return (stored or self._read_digest(path)) == wanted
 
     def _read_digest(self, path: str) -> str:
         with self.open(path) as stream:
             return sha256_stream(stream)[0]
 
-    def _read_whole(self, key: str) -> tuple[dict[str, Any] | None, str]:
-        """Return what the server tells of an object, None if there is none, and the digest of its bytes."""
-        try:
-            with self._translated(key):
-                response = self._client().get_object(**self._at(key))
-        except BlobNotFoundError:
-            return None, ""
-        body = Body(response["Body"], response["ContentLength"], self._place(key))
-        with io.BufferedReader(body, READ_BYTES) as stream:
-            return response, sha256_stream(stream)[0]
-
     def _confirm(self, path: str, file: LocalFile, digest: str | None, *, read_back: bool) -> None:
         """Compare what the server keeps with what it was given; a blob that reads otherwise goes to quarantine."""
         key = self._key(path)
         if not read_back:
-            self._compare(key, self._head(key), file.size, digest)
+            self._objects.compare(key, self._objects.head(key), file.size, digest)
             return
-        found, read = self._read_whole(key)
-        self._compare(key, found, file.size, digest)
+        found, read = self._objects.read_whole(key)
+        self._objects.compare(key, found, file.size, digest)
         wanted = digest or file.sha256()
         if found is not None and read != wanted:
-            self._copy(key, self._key(self._aside(path)), found)
-            self._delete(key)
+            self._objects.copy(key, self._key(self._aside(path)), found)
+            self._objects.delete(key)
             raise DigestMismatchError(self.uri_of(path), wanted, read)
-
-    def _compare(self, key: str, found: dict[str, Any] | None, size: int, digest: str | None) -> None:
-        if found is None or found["ContentLength"] != size or _stored_digest(found) != digest:
-            kept = "nothing" if found is None else f"{found['ContentLength']} bytes of {_stored_digest(found)}"
-            raise StorageFailedError(f"{self._place(key)}: was given {size} bytes of {digest}, and has {kept}")
-
-    def _copy(self, key: str, target: str, found: dict[str, Any]) -> None:
-        """Copy an object within the bucket with its metadata and storage class, and compare."""
-        headers = {name: found[name] for name in _KEPT if name in found}
-        headers |= {"MetadataDirective": "REPLACE", "StorageClass": found.get("StorageClass", "STANDARD")}
-        with self._translated(key):
-            if found["ContentLength"] > COPY_BYTES_MAX:
-                with self._transfers(COPY_BYTES_MAX, COPY_PART_BYTES) as transfers:
-                    transfers.copy(self._at(key), self._bucket, target, headers).result()
-            else:
-                self._client().copy_object(**self._at(target), CopySource=self._at(key), **headers)
-        self._compare(target, self._head(target), found["ContentLength"], _stored_digest(found))
-
-    def _delete(self, key: str) -> None:
-        with self._translated(key):
-            self._client().delete_object(**self._at(key))
-
-
-def _stored_digest(found: dict[str, Any]) -> str | None:
-    digest = found.get("Metadata", {}).get(_DIGEST_NAME)
-    return digest.lower() if isinstance(digest, str) and is_digest(digest) else None
