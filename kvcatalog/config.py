@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Struct, json
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -283,12 +283,10 @@ def _origin(sources: tuple[_Source, ...], location: tuple[str, ...]) -> Origin:
 
 
 def _holds(contents: Values, location: tuple[str | int, ...]) -> bool:
-    inner: object = contents
+    inner: Any = contents
     for key in location:
-        if (isinstance(inner, list) and isinstance(key, int) and key < len(inner)) or (
-            isinstance(inner, Mapping) and key in inner
-        ):
+        try:
             inner = inner[key]
-        else:
+        except (KeyError, IndexError, TypeError):
             return False
     return True
