@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +21,7 @@ from msgspec import structs
 from kvcatalog import open_catalog, parse_filter
 from kvcatalog.clock import to_text
 from kvcatalog.errors import InvalidValueError, OutputExistsError, SqlSourceError, StorageFullError
-from kvcatalog.export_sql import export_sql
+from kvcatalog.export_sql import Format, export_sql
 from kvcatalog.models import RegistrationRequest
 from kvcatalog.sql_schema import tables
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
@@ -37,8 +37,6 @@ from tests.sql_exports import (
     rows_of,
     sqlite_shell,
 )
-
-TEXTS = ("sqlite-dump", "postgres", "csv", "jsonl")
 
 
 @pytest.fixture
@@ -222,7 +220,7 @@ def test_a_journal_that_was_cut_off_is_noticed(catalog: LmdbCatalog) -> None:
         text_of(catalog, format="postgres", since=position)
 
 
-@pytest.mark.parametrize("form", ["sqlite", *TEXTS])
+@pytest.mark.parametrize("form", get_args(Format))
 def test_a_file_that_is_there_is_replaced_on_demand_only(catalog: LmdbCatalog, tmp_path: Path, form: Any) -> None:
     path = tmp_path / "export"
     path.write_text("mine")
