@@ -21,11 +21,7 @@ from tests.sql_exports import exported, fill, rows_of
 
 
 @pytest.fixture(autouse=True)
-def _workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def _workplace(workplace: Path) -> None:
     with open_catalog(Path("catalog")) as catalog:
         fill(catalog)
 

@@ -367,12 +367,12 @@ def test_an_export_holds_one_moment_while_others_write(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         try:
-            wait_for(lambda: min(done) > 50)
+            support.wait_until(lambda: min(done) > 50)
             seen: list[tuple[int, ...]] = []
 
             def progress(_: object) -> None:
                 before = tuple(done)
-                wait_for(lambda: all(now > then + 5 for now, then in zip(done, before, strict=True)))
+                support.wait_until(lambda: all(now > then + 5 for now, then in zip(done, before, strict=True)))
                 seen.append(before)
 
             started = tuple(done)
@@ -396,15 +396,6 @@ def test_an_export_holds_one_moment_while_others_write(tmp_path: Path) -> None:
     # One step of each writer at most was not finished at that moment.
     assert len(set(ids) - changed) <= writers
     assert ("journal", len(rows["journal"])) in rows["sqlite_sequence"]
-
-
-def wait_for(holds: Any) -> None:
-    event = threading.Event()
-    for _ in range(6000):
-        if holds():
-            return
-        event.wait(0.01)
-    raise AssertionError("it never came to be")
 
 
 def test_processes_that_write_are_not_held_up(tmp_path: Path) -> None:
