@@ -53,6 +53,18 @@ def test_every_command_stands_in_readme() -> None:
         assert f"\nkvcatalog {name} " in readme, name
 
 
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", (CHECKOUT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("kvcatalog ")]
+
+
+def test_commands_in_readme_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(readme_commands()) > 20
+    for line in readme_commands():
+        words = shlex.split(line.partition(" < ")[0], comments=True)
+        assert run([*words[1:], "--help"]) == ExitStatus.DONE, (line, capsys.readouterr().err)
+
+
 def test_the_map_names_every_module_and_no_other() -> None:
     rows = re.search(r"\| layer \|.*?\n\n", (CHECKOUT / "kvcatalog" / "ARCHITECTURE.md").read_text("utf-8"), re.DOTALL)
     assert rows is not None
