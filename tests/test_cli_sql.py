@@ -16,7 +16,7 @@ import pytest
 
 from kvcatalog import open_catalog
 from kvcatalog.cli.group import run
-from kvcatalog.export_sql import Format
+from kvcatalog.sql_export import Format
 from tests.sql_exports import exported, fill, rows_of
 
 

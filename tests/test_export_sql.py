@@ -21,8 +21,8 @@ from msgspec import structs
 from kvcatalog import open_catalog, parse_filter
 from kvcatalog.clock import to_text
 from kvcatalog.errors import InvalidValueError, OutputExistsError, SqlSourceError, StorageFullError
-from kvcatalog.export_sql import Format, export_sql
 from kvcatalog.models import RegistrationRequest
+from kvcatalog.sql_export import Format, export_sql
 from kvcatalog.sql_schema import tables
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests import support

@@ -12,11 +12,11 @@ from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.output import Output
 from kvcatalog.cli.progress import count_progress
-from kvcatalog.export_sql import ExportReport, Format, Progress, export_to_postgres
-from kvcatalog.export_sql import export_sql as export_to
 from kvcatalog.filters import parse_filter
-from kvcatalog.import_sql import SqlImportReport
-from kvcatalog.import_sql import import_sql as import_from
+from kvcatalog.sql_export import ExportReport, Format, Progress, export_to_postgres
+from kvcatalog.sql_export import export_sql as export_to
+from kvcatalog.sql_import import SqlImportReport
+from kvcatalog.sql_import import import_sql as import_from
 from kvcatalog.sql_schema import tables
 
 if TYPE_CHECKING:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, assert_never, get_args
 
 from kvcatalog import sqlite_files, telemetry, values
 from kvcatalog.errors import InvalidValueError, UnsupportedError
-from kvcatalog.export_sql import plain
-from kvcatalog.export_sql.output import new_file, translated
-from kvcatalog.export_sql.postgres import Postgres, Script
-from kvcatalog.export_sql.report import ExportReport, Progress, parse_position, position_text
-from kvcatalog.export_sql.sqlite_file import SqliteFile
-from kvcatalog.export_sql.sqlite_text import SqliteText
 from kvcatalog.models import CatalogPosition
+from kvcatalog.sql_export import plain
+from kvcatalog.sql_export.output import new_file, translated
+from kvcatalog.sql_export.postgres import Postgres, Script
+from kvcatalog.sql_export.report import ExportReport, Progress, parse_position, position_text
+from kvcatalog.sql_export.sqlite_file import SqliteFile
+from kvcatalog.sql_export.sqlite_text import SqliteText
 from kvcatalog.sql_schema import SqlTable, tables
 
 if TYPE_CHECKING:
-    from kvcatalog.export_sql.target import Target
     from kvcatalog.filters import Filter
+    from kvcatalog.sql_export.target import Target
     from kvcatalog.store.protocol import CatalogSnapshot, CatalogStore, FlatRow
 
 TextFormat = Literal["sqlite-dump", "postgres", "csv", "jsonl"]
@@ -96,7 +96,7 @@ def export_to_postgres(
     `dsn` is a connection string or URL of libpq. Tables of an earlier export are replaced with `force` only
     (OutputExistsError). SqlServerError if the server cannot be reached or refuses; then nothing is changed there.
     """
-    from kvcatalog.export_sql.postgres_server import connected
+    from kvcatalog.sql_export.postgres_server import connected
 
     with telemetry.span("kvcatalog.export"), catalog.snapshot() as snapshot, connected(dsn) as server:
         run = _Run(snapshot, catalog, where, since, progress)
