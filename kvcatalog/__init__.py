@@ -75,7 +75,6 @@ if TYPE_CHECKING:
     from kvcatalog.sql_export import ExportReport, export_sql, export_to_postgres
     from kvcatalog.sql_import import SqlImportReport, import_sql
     from kvcatalog.storage import adopt_root
-    from kvcatalog.store.dynamo_catalog import DynamoCatalog
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
     from kvcatalog.store.protocol import CatalogStore
     from kvcatalog.verify import VerifyRun, verify_blobs
@@ -108,7 +107,6 @@ __all__ = [
     "DocumentRecord",
     "DownloadOutcome",
     "DuplicateGroup",
-    "DynamoCatalog",
     "ExportReport",
     "Filter",
     "FilterSyntaxError",
@@ -194,7 +192,6 @@ _ON_USE = {
     "import_manifest": "kvcatalog.migrate",
     "SqlImportReport": "kvcatalog.sql_import",
     "import_sql": "kvcatalog.sql_import",
-    "DynamoCatalog": "kvcatalog.store.dynamo_catalog",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
     "CatalogStore": "kvcatalog.store.protocol",
     "VerifyRun": "kvcatalog.verify",
