@@ -70,12 +70,11 @@ if TYPE_CHECKING:
     from kvcatalog.copying import CopyReport, compare_catalogs, copy_catalog, plan_copy
     from kvcatalog.custody import Hold
     from kvcatalog.digest import HashingWriter
-    from kvcatalog.export_sql import ExportReport, export_sql, export_to_postgres
     from kvcatalog.finalize import DownloadOutcome, finalize_candidate_download
-    from kvcatalog.import_sql import SqlImportReport, import_sql
     from kvcatalog.migrate import ImportReport, import_manifest
+    from kvcatalog.sql_export import ExportReport, export_sql, export_to_postgres
+    from kvcatalog.sql_import import SqlImportReport, import_sql
     from kvcatalog.storage import adopt_root
-    from kvcatalog.store.dynamo_catalog import DynamoCatalog
     from kvcatalog.store.lmdb_catalog import LmdbCatalog
     from kvcatalog.store.protocol import CatalogStore
     from kvcatalog.verify import VerifyRun, verify_blobs
@@ -108,7 +107,6 @@ __all__ = [
     "DocumentRecord",
     "DownloadOutcome",
     "DuplicateGroup",
-    "DynamoCatalog",
     "ExportReport",
     "Filter",
     "FilterSyntaxError",
@@ -185,16 +183,15 @@ _ON_USE = {
     "compare_catalogs": "kvcatalog.copying",
     "copy_catalog": "kvcatalog.copying",
     "plan_copy": "kvcatalog.copying",
-    "ExportReport": "kvcatalog.export_sql",
-    "export_sql": "kvcatalog.export_sql",
-    "export_to_postgres": "kvcatalog.export_sql",
+    "ExportReport": "kvcatalog.sql_export",
+    "export_sql": "kvcatalog.sql_export",
+    "export_to_postgres": "kvcatalog.sql_export",
     "HashingWriter": "kvcatalog.digest",
     "adopt_root": "kvcatalog.storage",
     "ImportReport": "kvcatalog.migrate",
     "import_manifest": "kvcatalog.migrate",
-    "SqlImportReport": "kvcatalog.import_sql",
-    "import_sql": "kvcatalog.import_sql",
-    "DynamoCatalog": "kvcatalog.store.dynamo_catalog",
+    "SqlImportReport": "kvcatalog.sql_import",
+    "import_sql": "kvcatalog.sql_import",
     "LmdbCatalog": "kvcatalog.store.lmdb_catalog",
     "CatalogStore": "kvcatalog.store.protocol",
     "VerifyRun": "kvcatalog.verify",

@@ -231,7 +231,8 @@ class BlobStore(Protocol):
     def staging_file(self) -> tuple[BinaryIO, LocalFile]:
         """Return a new local file for bytes that are to be stored here, and what `publish` takes once it is written.
 
-        It has no name, so that a killed process leaves nothing behind. Both must be closed.
+        It has no name, so that a killed process leaves nothing behind, and no buffer: what was written is in the file.
+        Both must be closed.
         """
         ...
 

@@ -29,7 +29,13 @@ class _Section(BaseModel):
 
 
 class StorageConfig(_Section):
-    """Where blobs lie and how their paths are chosen."""
+    """Where blobs lie and how their paths are chosen.
+
+    The root is the folder `root_dir`, or with the backend s3 the keys of `s3_bucket` that begin with `s3_prefix`. With
+    the layout `policy_path` a blob lies at `<artifact>/<name>`, and `hardlink_dedup` links equal contents; with `cas`
+    it lies at `cas/<cas_prefix>/ab/cdef…`, and `policy_links` adds the readable name as a link. ConfigError comes from
+    `load_config`, pydantic's ValidationError from here.
+    """
 
     backend: Literal["fs", "s3"] = "fs"
     root_dir: _NonEmpty = "data/docs"
@@ -56,7 +62,9 @@ class CatalogConfig(_Section):
     """Where the catalog lies and what it does at each registration.
 
     `path` is a folder, or `dynamodb://TABLE?region=…` with the backend dynamodb. `retention_days` 0 keeps for ever.
-    With `enabled` false nothing is hashed for the catalog or registered.
+    With `enabled` false nothing is hashed for the catalog or registered. `compute_sha256` hashes what comes without a
+    digest, `verify_on_register` reads again what was stored. `orphan_ttl_days` is how long a blob stays that nothing
+    refers to. `map_size_bytes` is what LMDB's map begins with; it grows by itself.
 
     With `durability` "relaxed" a commit saves one of its two flushes, and its answers come before the other. What a
     crash of the operating system or a loss of power may undo is the last commit of all processes, as a whole: up to
@@ -113,7 +121,7 @@ class RetentionConfig(_Section):
 
 
 class ContentDownloadConfig(_Section):
-    """The whole configuration."""
+    """The whole configuration, by its sections; `load_config` makes it of a file and the environment."""
 
     storage: StorageConfig = Field(default_factory=StorageConfig)
     catalog: CatalogConfig = Field(default_factory=CatalogConfig)

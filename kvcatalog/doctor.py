@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from kvcatalog.blob_backends import probe_at
 from kvcatalog.blobs import Capability
 from kvcatalog.errors import CatalogError, CatalogUnavailableError
-from kvcatalog.fs_layout.probing import probe as probe_folder
-from kvcatalog.storage import root_state
-from kvcatalog.uris import absolute_path, file_path, uri_of
+from kvcatalog.storage import root_state, root_uri
+from kvcatalog.uris import absolute_path, file_path
 
 if TYPE_CHECKING:
     from kvcatalog.config import ContentDownloadConfig, StorageConfig
@@ -98,7 +98,7 @@ def _free_space(subject: str, path: str) -> Iterator[Diagnosis]:
 
 def _configured_root(config: StorageConfig, roots: list[Root]) -> Iterator[Diagnosis]:
     """Compare where the configuration stores blobs with what the catalog knows."""
-    uri = _uri(config)
+    uri = root_uri(config)
     known = next((root for root in roots if root.uri == uri or _is_same_folder(root.uri, uri)), None)
     if known is None and not roots:
         advice = "Nothing needs to be done: the first `kvcatalog add` or `fetch` makes it one."
@@ -127,19 +127,10 @@ def _examined(root: Root, config: StorageConfig, catalog: CatalogStore) -> Itera
         folder = file_path(root.uri)
         if folder is not None:
             yield from _free_space(root.uri, folder)
-        for capability in _capabilities(root, folder, config):
+        for capability in probe_at(root.uri, config):
             yield _judged(root, capability, config)
     except CatalogError as error:
         yield Diagnosis("problem", root.uri, "may be written", str(error), error.advice)
-
-
-def _capabilities(root: Root, folder: str | None, config: StorageConfig) -> Iterator[Capability]:
-    if folder is not None:
-        return probe_folder(folder)
-    from kvcatalog.s3_layout.probing import probe as probe_bucket
-
-    bucket, _, prefix = root.uri.removeprefix("s3://").partition("/")
-    return probe_bucket(config.model_copy(update={"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix}))
 
 
 def _judged(root: Root, capability: Capability, config: StorageConfig) -> Diagnosis:
@@ -152,12 +143,6 @@ def _judged(root: Root, capability: Capability, config: StorageConfig) -> Diagno
         return Diagnosis("problem" if wanted else "note", root.uri, name, capability.detail, advice)
     state: State = "note" if name in {"nameless files", "conditional puts"} else "problem"
     return Diagnosis(state, root.uri, name, capability.detail, _ADVICE[name])
-
-
-def _uri(config: StorageConfig) -> str:
-    if config.backend == "s3":
-        return f"s3://{config.s3_bucket}/{config.s3_prefix}".rstrip("/")
-    return uri_of(absolute_path(config.root_dir)).removesuffix("/")
 
 
 def _is_same_folder(one: str, other: str) -> bool:

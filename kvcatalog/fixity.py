@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 from msgspec import Struct, structs
 
 from kvcatalog import telemetry
+from kvcatalog.blob_backends import container_of, store_at
 from kvcatalog.blobs import BlobStore, state_of, translated
 from kvcatalog.checks import BlobCheck, CheckResult, Claim, StoredBlob, Verification
 from kvcatalog.clock import from_micros
 from kvcatalog.digest import new_hasher
 from kvcatalog.errors import BlobNotFoundError, CatalogError, UnsafePathError
-from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.models import CatalogIdentity, Root
 from kvcatalog.uris import file_path
 
@@ -88,7 +88,7 @@ class Places:
         self._settings = settings
         # The longest first, so that a root inside another one wins.
         self._roots = [_OpenRoot(root) for root in sorted(roots, key=lambda root: len(root.uri), reverse=True)]
-        self._buckets: dict[str, BlobStore] = {}
+        self._containers: dict[str, BlobStore] = {}
         self._lock = threading.RLock()
         self._linked: OrderedDict[_FileState, str] = OrderedDict()
 
@@ -131,7 +131,7 @@ class Places:
 
     def close(self) -> None:
         """Let go of what was opened."""
-        for store in (*(root.store for root in self._roots), *self._buckets.values()):
+        for store in (*(root.store for root in self._roots), *self._containers.values()):
             if store is not None:
                 store.close()
 
@@ -146,19 +146,13 @@ class Places:
     def _store(self, root: _OpenRoot) -> BlobStore:
         with self._lock:
             if root.store is None:
-                folder = file_path(root.known.uri)
-                root.store = FileBlobStore(folder) if folder is not None else self._bucket(root.known.uri)
+                root.store = store_at(root.known.uri, self._config)
             return root.store
 
-    def _bucket(self, uri: str) -> BlobStore:
-        from kvcatalog.s3_layout import S3BlobStore
+    def _config(self) -> StorageConfig:
+        from kvcatalog.config import StorageConfig
 
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        if self._settings is None:
-            return S3BlobStore(bucket, prefix)
-        return S3BlobStore.from_config(
-            self._settings().model_copy(update={"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix})
-        )
+        return StorageConfig() if self._settings is None else self._settings()
 
     def _refusal(self, root: _OpenRoot, *, anew: bool = False) -> str | None:
         """Return why a root is not to be judged, None if it is there and the catalog's; asked now and then."""
@@ -180,14 +174,14 @@ class Places:
         path = file_path(uri)
         if path is not None:
             return self._examined_file(path, reads=reads, tick=tick)
-        if not uri.startswith("s3://"):
+        container = container_of(uri)
+        if container is None:
             return Examination("unreachable", "this is no place that can be read")
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
         with self._lock:
-            store = self._buckets.get(bucket)
+            store = self._containers.get(container)
             if store is None:
-                store = self._buckets[bucket] = self._bucket(f"s3://{bucket}")
-        return self._examined(store, key, reads=reads, tick=tick)
+                store = self._containers[container] = store_at(container, self._config)
+        return self._examined(store, uri[len(container) + 1 :], reads=reads, tick=tick)
 
     def _examined(self, store: BlobStore, path: str, *, reads: bool, tick: Tick | None) -> Examination:
         try:

@@ -24,7 +24,10 @@ OnConflict = Literal["keep", "replace"]
 
 
 class DocumentRecord(Struct, frozen=True, gc=False):
-    """One stored document; (artifact_id, source_url, resolver) is unique, and so is the id, which is never reused."""
+    """One stored document; (artifact_id, source_url, resolver) is unique, and so is the id, which is never reused.
+
+    `sha256` is lowercase hex, None where nobody gave it; times are in UTC; `run_id` is the run that came first.
+    """
 
     id: int
     artifact_id: str
@@ -40,7 +43,10 @@ class DocumentRecord(Struct, frozen=True, gc=False):
 
 
 class VariantRecord(Struct, frozen=True, gc=False):
-    """Another form of a document (html, text, supplement); (document_id, variant) is unique, ids are its own."""
+    """Another form of a document (html, text, supplement); (document_id, variant) is unique, ids are its own.
+
+    `sha256` and times are as in DocumentRecord.
+    """
 
     id: int
     document_id: int
@@ -132,7 +138,10 @@ class VariantRegistration(Struct, frozen=True, gc=False):
 
 
 class Conflict(Struct, frozen=True, gc=False):
-    """Other bytes that came under the key of a document (or of one of its variants) and were kept beside it."""
+    """Other bytes that came under the key of a document (or of one of its variants) and were kept beside it.
+
+    The content is told as in DocumentRecord; it came `count` times, from `first_seen_at` to `last_seen_at` (UTC).
+    """
 
     document_id: int
     variant: str | None
@@ -209,7 +218,10 @@ class Page(Struct, frozen=True, gc=False):
 
 
 class Root(Struct, frozen=True, gc=False):
-    """A storage root: a folder or bucket prefix below which blobs lie, known by its UUID wherever it moves."""
+    """A storage root: a folder or bucket prefix below which blobs lie, known by its UUID wherever it moves.
+
+    `uri` has no slash at its end; content-addressed blobs lie below `cas/<cas_prefix>/` there.
+    """
 
     id: int
     uri: str

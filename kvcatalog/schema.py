@@ -351,14 +351,16 @@ def _content_type_keys(row: DocumentRow) -> tuple[bytes, ...]:
 
 DOCUMENT_INDEXES: tuple[Index[DocumentRow], ...] = (
     Index(BY_KEY, lambda row: (document_key(row.artifact_id, row.source_url, row.resolver),)),
-    Index(BY_SHA256, _digest_keys),
-    Index(BY_URL, lambda row: (url_key(row.source_url),)),
-    Index(BY_RUN, _run_keys),
-    Index(BY_CONTENT_TYPE, _content_type_keys),
+    Index(BY_SHA256, _digest_keys, "sha256", bytes.fromhex),
+    Index(BY_URL, lambda row: (url_key(row.source_url),), "url", url_key),
+    Index(BY_RUN, _run_keys, "run", name_key),
+    Index(BY_CONTENT_TYPE, _content_type_keys, "type", name_key),
     Index(BY_STORAGE_URI, _location_keys),
     Index(BY_CREATED, lambda row: (time_key(row.created),)),
 )
-"""Rows (key -> document id) that follow from a document."""
+"""Rows (key -> document id) that follow from a document. A search follows the first that its filter may ask, so the
+most selective come first.
+"""
 
 VARIANT_INDEXES: tuple[Index[VariantRow], ...] = (
     Index(VARIANTS_BY_DOCUMENT, lambda row: (id_key(row.document_id) + name_key(row.name),)),

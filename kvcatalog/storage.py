@@ -16,12 +16,13 @@ from uuid import uuid4
 from msgspec import Struct
 
 from kvcatalog import layout
+from kvcatalog.blob_backends import places_above, store_at, store_of
 from kvcatalog.blobs import BlobStore, Marker, RootState, state_of
 from kvcatalog.errors import ConfigError, InvalidValueError, RootOwnershipError, RootUnreachableError
 from kvcatalog.filters import Condition, Filter
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.models import CatalogIdentity
-from kvcatalog.uris import absolute_path, file_path
+from kvcatalog.uris import absolute_path
 
 if TYPE_CHECKING:
     from kvcatalog.config import StorageConfig
@@ -65,7 +66,7 @@ def open_storage(config: StorageConfig, catalog: CatalogStore | None = None) -> 
     opened = _open.get(key)
     if opened is not None and _still_holds(opened):
         return opened.store
-    store, marker = _store(config), None
+    store, marker = store_of(config), None
     if catalog is None:
         store.prepare()
     else:
@@ -103,7 +104,7 @@ def adopt_root(config: StorageConfig, catalog: CatalogStore, *, force: bool = Fa
     RootUnreachableError unless `force` is given: it may be the empty folder below a mount that is gone.
     RootOwnershipError if the catalog knows another root there. Garbage collection counts no blob's age from before.
     """
-    store = _store(config)
+    store = store_of(config)
     try:
         marker = store.read_marker()
     except RootUnreachableError:
@@ -142,12 +143,12 @@ def root_state(root: Root, config: StorageConfig, catalog: CatalogStore) -> Root
 
     A bucket is asked with the endpoint and region of the configuration.
     """
-    return state_of(store_at(root, config), root, catalog.identity)
+    return state_of(store_at(root.uri, lambda: config), root, catalog.identity)
 
 
 def open_known_root(root: Root, config: StorageConfig, catalog: CatalogStore) -> BlobStore:
     """Return the store of a known root, after `check_root`; whoever opens it closes it."""
-    store = store_at(root, config)
+    store = store_at(root.uri, lambda: config)
     try:
         check_root(root, store, catalog)
     except BaseException:
@@ -156,14 +157,9 @@ def open_known_root(root: Root, config: StorageConfig, catalog: CatalogStore) ->
     return store
 
 
-def unopened_store(config: StorageConfig) -> BlobStore:
-    """Return the store of the root that a configuration names, without any check, whether it is there or not."""
-    return _store(config)
-
-
 def root_uri(config: StorageConfig) -> str:
     """Return the URI of the root that a configuration names, whether it is there or not."""
-    store = _store(config)
+    store = store_of(config)
     store.close()
     return store.uri
 
@@ -228,23 +224,6 @@ def _roots_above(path: str) -> Iterator[str]:
         folder = parent
 
 
-def _store(config: StorageConfig) -> BlobStore:
-    if config.backend == "fs":
-        return FileBlobStore(config.root_dir)
-    from kvcatalog.s3_layout import S3BlobStore
-
-    return S3BlobStore.from_config(config)
-
-
-def store_at(root: Root, config: StorageConfig) -> BlobStore:
-    """Return the store of a known root, without any check: `root_state` tells whether it is there and ours."""
-    path = file_path(root.uri)
-    if path is not None:
-        return FileBlobStore(path)
-    bucket, _, prefix = root.uri.removeprefix("s3://").partition("/")
-    return _store(config.model_copy(update={"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix}))
-
-
 def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> tuple[BlobStore, Marker]:
     """Make sure that a root is the catalog's, and return the store that stands for it, with its marker."""
     identity = catalog.identity
@@ -263,7 +242,7 @@ def _claimed(store: BlobStore, config: StorageConfig, catalog: CatalogStore) -> 
         if root.uri == store.uri and root.uuid != marker.uuid:
             raise RootOwnershipError(f"{store.uri} holds another root of this catalog than the one it knows there")
         if root.uri != store.uri and root.uuid == marker.uuid:
-            store = _same_folder(store_at(root, config), store)
+            store = _same_folder(store_at(root.uri, lambda: config), store)
     catalog.add_root(store.uri, uuid=marker.uuid, cas_prefix=config.cas_prefix)
     if isinstance(store, FileBlobStore):
         store.sweep_staging()
@@ -308,6 +287,5 @@ def _places_above(store: BlobStore, config: StorageConfig) -> Iterator[BlobStore
     if isinstance(store, FileBlobStore):
         yield from map(FileBlobStore, _roots_above(store.root))
         return
-    parts = [part for part in config.s3_prefix.split("/") if part]
-    for count in range(len(parts)):
-        yield _store(config.model_copy(update={"s3_prefix": "/".join(parts[:count])}))
+    for uri in places_above(store.uri):
+        yield store_at(uri, lambda: config)

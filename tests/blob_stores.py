@@ -253,7 +253,6 @@ class BlobStoreContract:
         with stream, file:
             stream.write(b"down" * 1000)
             stream.write(b"load")
-            stream.flush()
             data = b"down" * 1000 + b"load"
             assert (file.size, file.read_sha256(), file.path) == (len(data), digest(data), None)
             assert store.publish(file, "a/b", sha256=digest(data), read_back=True).state == "stored"

@@ -237,7 +237,7 @@ class CatalogStoreContract:
         assert [catalog.get_by_id(result.record.id) for result in results] == [result.record for result in results]
         with pytest.raises(InvalidValueError):
             catalog.register_async(**document(4, bytes=-1))
-        found = asyncio.run(catalog.aio.register_or_get(**document(5)))  # type: ignore[attr-defined]
+        found = asyncio.run(catalog.aio.register_or_get(**document(5)))
         assert catalog.get_by_id(found.id) == found
 
     def test_lookups_by_everything_that_is_indexed(self, catalog: CatalogStore) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from kvcatalog.kv import engine
 from kvcatalog.kv.environment import Environment
-from tests.support import close_all, made
+from tests.support import close_all, made, mounted
 
 pytest_plugins = ("tests.servers", "tests.buckets")
 
@@ -35,6 +35,16 @@ def _levels_of_logging() -> Iterator[None]:
     yield
     for each, level in zip(handled, levels, strict=True):
         each.setLevel(level)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's own folder, in which it works, without any setting from outside."""
+    for name in os.environ:
+        if name.upper().startswith("KVCATALOG_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(params=[engine.ENGINE_0_9, engine.ENGINE_1_0], ids=["engine-0.9", "engine-1.0"])
@@ -62,12 +72,5 @@ def environment(engine_kind: int, folder: Path) -> Iterator[Environment]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of half a megabyte."""
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "none", mounted], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a file system: {done.stderr}")
-    yield mounted
-    subprocess.run(["umount", "-l", mounted], check=True)
+    with mounted(tmp_path / "small", ["mount", "-t", "tmpfs", "-o", "size=512k", "none"]) as place:
+        yield place

@@ -44,6 +44,15 @@ def deaths(work: Callable[[], object], again: Callable[[], object], watch: Watch
 
 
 def _die_at(work: Callable[[], object], step: int, watch: Watch, *, halfway: bool) -> None:
+    def watched() -> None:
+        watch(dying_at(step, halfway=halfway))
+        work()
+
+    killed(watched)
+
+
+def dying_at(step: int, *, halfway: bool = False) -> Meet:
+    """Return what meets steps and kills this process before one of them, or in the middle of it."""
     met = 0
 
     def meet(_name: str, half: Callable[[], object]) -> None:
@@ -51,18 +60,26 @@ def _die_at(work: Callable[[], object], step: int, watch: Watch, *, halfway: boo
         if met == step:
             if halfway:
                 half()
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         met += 1
 
+    return meet
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(work: Callable[[], object]) -> None:
+    """Do some work in a forked child that is killed on the way, by itself, or else at its end; fails if it raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads of the test runner
         process = os.fork()
     if not process:
         signal.alarm(HANG_SECONDS)
         try:
-            watch(meet)
             work()
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         finally:
             os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from kvcatalog import open_catalog
-from kvcatalog.export_sql import export_sql
+from kvcatalog.sql_export import export_sql
 from kvcatalog.sql_schema import tables
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.servers import server

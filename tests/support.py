@@ -8,10 +8,11 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -171,6 +172,28 @@ def need_root() -> None:
     """Skip a test that changes owners or mounts file systems, with a reason that the summary shows."""
     if os.geteuid():
         pytest.skip("needs root: it changes owners or mounts file systems")
+
+
+def wait_until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for what another thread or process has yet to do; fails if that hangs."""
+    give_up = time.monotonic() + HANG_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up, f"waited for nothing: {what}"
+        time.sleep(0.001)
+
+
+@contextmanager
+def mounted(place: Path, *commands: Iterable[object]) -> Iterator[Path]:
+    """Run commands that mount something at a place, which is made first; skips the test where that is not allowed."""
+    place.mkdir()
+    for command in commands:
+        done = subprocess.run([*map(str, command), place], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"cannot mount a file system: {done.stderr}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def close_all(*environments: Environment) -> None:

@@ -57,13 +57,9 @@ Cli = Callable[..., Ran]
 
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
+def _no_environment(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("PYTHONPATH", str(Path(kvcatalog.__file__).parents[1]))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,7 @@ CATALOG = "state/catalog.lmdb"
 
 
 @pytest.fixture(autouse=True)
-def _workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def _workplace(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.pdf").write_bytes(b"%PDF")
     assert run(["add", "a.pdf", "--artifact-id", "W1"]) == ExitStatus.DONE
     assert run(["backup", "backup"]) == ExitStatus.DONE

@@ -18,11 +18,7 @@ SOURCE, TARGET = "source.lmdb", "target.lmdb"
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def _in_a_folder_of_its_own(workplace: Path) -> None:
     with open_catalog(SOURCE) as catalog:
         fill(catalog, 20)
 

@@ -22,12 +22,8 @@ ORPHAN = "data/docs/doi_10_b/b.pdf"
 
 
 @pytest.fixture(autouse=True)
-def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two documents, of which one has lost its record, and a stray file that is old."""
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         Path(f"{name}.pdf").write_bytes(name.encode() * 10)
         assert run(["add", f"{name}.pdf", "--artifact-id", f"doi:10/{name}"]) == ExitStatus.DONE

@@ -18,12 +18,8 @@ from tests.web import PDF, Web
 
 
 @pytest.fixture(autouse=True)
-def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two documents, of which one was moved by hand, and a stray file."""
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         Path(f"{name}.pdf").write_bytes(name.encode() * 10)
         assert run(["add", f"{name}.pdf", "--artifact-id", name]) == ExitStatus.DONE

@@ -15,11 +15,7 @@ from tests.gc_store import tree
 
 
 @pytest.fixture(autouse=True)
-def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         Path(f"{name}.pdf").write_bytes(name.encode() * 10)
         assert run(["add", f"{name}.pdf", "--artifact-id", f"doi:10/{name}"]) == ExitStatus.DONE

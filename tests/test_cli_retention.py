@@ -25,12 +25,8 @@ retention:
 
 
 @pytest.fixture(autouse=True)
-def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Three documents, a day old and more."""
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
     Path("rules.yaml").write_text(RULES)
     now = clock.from_micros(clock.now_micros())
     for number, (name, size) in enumerate((("a", 10), ("b", 20), ("c\x1b[31m", 3000)), 1):

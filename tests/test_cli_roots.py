@@ -12,12 +12,8 @@ from kvcatalog.cli.group import run
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.pdf").write_bytes(b"one")
+def _in_a_folder_of_its_own(workplace: Path) -> None:
+    (workplace / "a.pdf").write_bytes(b"one")
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:

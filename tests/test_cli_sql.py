@@ -10,20 +10,18 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from kvcatalog import open_catalog
 from kvcatalog.cli.group import run
+from kvcatalog.sql_export import Format
 from tests.sql_exports import exported, fill, rows_of
 
 
 @pytest.fixture(autouse=True)
-def _workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def _workplace(workplace: Path) -> None:
     with open_catalog(Path("catalog")) as catalog:
         fill(catalog)
 
@@ -146,6 +144,12 @@ def test_a_source_that_is_none_makes_no_catalog(capsys: pytest.CaptureFixture[st
     assert run(["--catalog", "other", "import-sql", source]) == 2
     assert message in capsys.readouterr().err
     assert not Path("other").exists()
+
+
+def test_the_help_tells_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export-sql", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert [form for form in get_args(Format) if f"\n  {form} " not in told] == []
 
 
 def test_what_is_no_export_is_told(capsys: pytest.CaptureFixture[str]) -> None:

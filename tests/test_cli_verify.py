@@ -39,11 +39,7 @@ Cli = Callable[..., Ran]
 
 
 @pytest.fixture(autouse=True)
-def _three_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in os.environ:
-        if name.upper().startswith("KVCATALOG_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def _three_documents(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b", "c"):
         Path(f"{name}.pdf").write_text(name)
         assert run(("add", f"{name}.pdf", "--artifact-id", f"W{name}", "--run", f"run-{name}")) == ExitStatus.DONE

@@ -53,6 +53,38 @@ def test_every_command_stands_in_readme() -> None:
         assert f"\nkvcatalog {name} " in readme, name
 
 
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", (CHECKOUT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("kvcatalog ")]
+
+
+def test_commands_in_readme_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(readme_commands()) > 20
+    for line in readme_commands():
+        words = shlex.split(line.partition(" < ")[0], comments=True)
+        assert run([*words[1:], "--help"]) == ExitStatus.DONE, (line, capsys.readouterr().err)
+
+
+def test_the_map_names_every_module_and_no_other() -> None:
+    rows = re.search(r"\| layer \|.*?\n\n", (CHECKOUT / "kvcatalog" / "ARCHITECTURE.md").read_text("utf-8"), re.DOTALL)
+    assert rows is not None
+    named: set[str] = set()
+    folder = ""
+    for row in rows[0].splitlines()[2:-1]:
+        _, layers, inside, _ = row.split("|")
+        if layers.strip():  # else the row goes on with the folder of the one above
+            first, *others = re.findall(r"`([^`]+)`", layers)
+            folder = first if first.endswith("/") else ""
+            named |= {first, *others}
+        if folder:
+            named |= {folder + name for name in re.findall(r"`([^`]+)`", inside)}
+    package = CHECKOUT / "kvcatalog"
+    paths = [path.relative_to(package) for path in package.rglob("*.py")]
+    modules = {str(path.with_suffix("")) for path in paths if path.name != "__init__.py"}
+    packages = {f"{path.parent}/" for path in paths if path.name == "__init__.py"} - {"./"}
+    assert named == modules | packages
+
+
 def test_architecture_names_every_table_and_the_format() -> None:
     text = (CHECKOUT / "kvcatalog" / "ARCHITECTURE.md").read_text("utf-8")
     rows = re.search(r"\| sub-database \|.*?\n\n", text, re.DOTALL)

@@ -16,21 +16,43 @@ digests = st.binary(min_size=32, max_size=32) | st.sampled_from([bytes(32), b"\x
 hashes = st.binary(min_size=8, max_size=8) | st.sampled_from([bytes(8), b"\xff" * 8, b"\1" + bytes(7)])
 artifacts = st.text("ab\x01", min_size=1, max_size=3).map(schema.artifact_key)
 moments = st.integers(-(2**62), 2**62).map(schema.time_key)
+places = st.tuples(st.just(bytes(4)), names).map(b"".join)
+
+
+def joined(*parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.tuples(*parts).map(b"".join)
+
+
 KEYS: dict[Table, st.SearchStrategy[bytes]] = {
     schema.DOCUMENTS: ids,
-    schema.BY_KEY: st.tuples(artifacts, st.binary(min_size=16, max_size=16)).map(b"".join),
+    schema.BY_KEY: joined(artifacts, st.binary(min_size=16, max_size=16)),
     schema.BY_SHA256: digests,
     schema.BY_URL: hashes,
     schema.BY_RUN: names,
+    schema.BY_CONTENT_TYPE: names,
+    schema.BY_STORAGE_URI: hashes,
     schema.BY_CREATED: moments,
-    schema.SIGHTINGS: st.tuples(names, ids).map(b"\0".join),
-    schema.SIGHTINGS_BY_DOCUMENT: st.tuples(ids, names).map(b"".join),
-    schema.CONDEMNED: st.tuples(st.just(bytes(4)), names).map(b"".join),
-    schema.CHECKS_BY_TIME: st.tuples(st.integers(0, 2**50).map(schema.time_key), st.just(bytes(4)), names).map(
-        b"".join
-    ),
-    schema.LINKS: st.tuples(st.just(bytes(4)), names, ids).map(b"".join),
+    schema.VARIANTS: ids,
+    schema.VARIANTS_BY_DOCUMENT: joined(ids, names),
+    schema.VARIANTS_BY_SHA256: digests,
+    schema.VARIANTS_BY_STORAGE_URI: hashes,
+    schema.SIGHTINGS: joined(names, st.just(b"\0"), ids),
+    schema.SIGHTINGS_BY_DOCUMENT: joined(ids, names),
+    schema.CONFLICTS: joined(ids, names, st.just(b"\0"), digests),
+    schema.CONFLICTS_BY_STORAGE_URI: hashes,
+    schema.LINKS: joined(places, ids),
+    schema.LINKS_BY_DOCUMENT: joined(ids, places),
+    schema.DUPLICATES: digests,
+    schema.COUNTERS: joined(names, st.just(b"\0"), names),
+    schema.ROOTS: ids,
+    schema.CONDEMNED: places,
+    schema.CHECKS: places,
+    schema.CHECKS_BY_TIME: joined(st.integers(0, 2**50).map(schema.time_key), places),
+    schema.HOLDS: ids,
+    schema.JOURNAL: ids,
     schema.JOURNAL_BY_DOCUMENT: ids,
+    schema.JOURNAL_BY_STORAGE_URI: hashes,
+    schema.META: names,
 }
 tables = st.sampled_from(list(KEYS))
 Pair = tuple[bytes, bytes]
@@ -80,7 +102,7 @@ def test_shards_that_need_no_merging_follow_each_other(table: Table, data: st.Da
 
 
 def test_every_table_has_a_place_of_its_own() -> None:
-    assert set(layout.LAYOUTS) == set(schema.TABLES)
+    assert set(layout.LAYOUTS) == set(KEYS) == set(schema.TABLES)
     letters = [each.letter for each in layout.LAYOUTS.values()]
     assert len(set(letters)) == len(letters)
 

@@ -24,10 +24,10 @@ from kvcatalog.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from kvcatalog.export_sql import export_sql
 from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.kv.table import Table
 from kvcatalog.models import SightingRequest
+from kvcatalog.sql_export import export_sql
 from kvcatalog.store import dynamo_backend, operations
 from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.catalog import Catalog

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 
 from kvcatalog import open_catalog, parse_filter
 from kvcatalog.errors import OutputExistsError, SqlServerError
-from kvcatalog.export_sql import export_sql, export_to_postgres
+from kvcatalog.sql_export import export_sql, export_to_postgres
 from kvcatalog.sql_schema import tables
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.servers import server
@@ -227,7 +227,7 @@ def test_any_catalog_and_any_change_arrive_unchanged(
 
 
 def test_a_dump_of_the_server_is_a_catalog_again(catalog: LmdbCatalog, dsn: str, tmp_path: Path) -> None:
-    from kvcatalog.import_sql import import_sql
+    from kvcatalog.sql_import import import_sql
 
     export_to_postgres(catalog, dsn, where=parse_filter(["bytes>2"]))
     dump = tmp_path / "dump.sql"

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -21,8 +21,8 @@ from msgspec import structs
 from kvcatalog import open_catalog, parse_filter
 from kvcatalog.clock import to_text
 from kvcatalog.errors import InvalidValueError, OutputExistsError, SqlSourceError, StorageFullError
-from kvcatalog.export_sql import export_sql
 from kvcatalog.models import RegistrationRequest
+from kvcatalog.sql_export import Format, export_sql
 from kvcatalog.sql_schema import tables
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests import support
@@ -37,8 +37,6 @@ from tests.sql_exports import (
     rows_of,
     sqlite_shell,
 )
-
-TEXTS = ("sqlite-dump", "postgres", "csv", "jsonl")
 
 
 @pytest.fixture
@@ -222,7 +220,7 @@ def test_a_journal_that_was_cut_off_is_noticed(catalog: LmdbCatalog) -> None:
         text_of(catalog, format="postgres", since=position)
 
 
-@pytest.mark.parametrize("form", ["sqlite", *TEXTS])
+@pytest.mark.parametrize("form", get_args(Format))
 def test_a_file_that_is_there_is_replaced_on_demand_only(catalog: LmdbCatalog, tmp_path: Path, form: Any) -> None:
     path = tmp_path / "export"
     path.write_text("mine")
@@ -369,12 +367,12 @@ def test_an_export_holds_one_moment_while_others_write(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         try:
-            wait_for(lambda: min(done) > 50)
+            support.wait_until(lambda: min(done) > 50)
             seen: list[tuple[int, ...]] = []
 
             def progress(_: object) -> None:
                 before = tuple(done)
-                wait_for(lambda: all(now > then + 5 for now, then in zip(done, before, strict=True)))
+                support.wait_until(lambda: all(now > then + 5 for now, then in zip(done, before, strict=True)))
                 seen.append(before)
 
             started = tuple(done)
@@ -398,15 +396,6 @@ def test_an_export_holds_one_moment_while_others_write(tmp_path: Path) -> None:
     # One step of each writer at most was not finished at that moment.
     assert len(set(ids) - changed) <= writers
     assert ("journal", len(rows["journal"])) in rows["sqlite_sequence"]
-
-
-def wait_for(holds: Any) -> None:
-    event = threading.Event()
-    for _ in range(6000):
-        if holds():
-            return
-        event.wait(0.01)
-    raise AssertionError("it never came to be")
 
 
 def test_processes_that_write_are_not_held_up(tmp_path: Path) -> None:

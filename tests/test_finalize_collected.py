@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +22,7 @@ from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.collecting import Collector
 from tests.invariants import assert_consistent
+from tests.killing import die, killed
 from tests.parallel import in_threads, start_process
 from tests.support import HANG_SECONDS
 from tools.faults.checking import dangling, missing, references, staged
@@ -380,23 +378,18 @@ def test_what_a_killed_collection_condemned_is_stored_again(name: str, was_moved
     config = EVERY_STORAGE[name](tmp_path)
     with opened(tmp_path) as catalog:
         orphan(tmp_path, catalog, config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads of the test runner
-        process = os.fork()
-    if not process:
-        signal.alarm(HANG_SECONDS)
-        try:
-            catalog = opened(tmp_path)
-            with catalog.lease(GC_LEASE):
-                collector = Collector(catalog, storage.open_storage(config, catalog))
-                collector.condemn(*collector.unreferenced())
-                if was_moved:
-                    collector.check_again()
-                    collector.move()
-                os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(3)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+    def condemn() -> None:
+        catalog = opened(tmp_path)
+        with catalog.lease(GC_LEASE):
+            collector = Collector(catalog, storage.open_storage(config, catalog))
+            collector.condemn(*collector.unreferenced())
+            if was_moved:
+                collector.check_again()
+                collector.move()
+            die()
+
+    killed(condemn)
     with opened(tmp_path) as catalog:
         store = storage.open_storage(config, catalog)
         assert condemned_rows(catalog)

@@ -11,8 +11,6 @@ import hashlib
 import io
 import os
 import shutil
-import signal
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +31,8 @@ from kvcatalog.kv.commits import Commits
 from kvcatalog.placement import Placed
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
-from tests.support import HANG_SECONDS, forked
+from tests.killing import dying_at, killed
+from tests.support import forked
 from tools.faults.checking import dangling, staged
 from tools.faults.copies import taken_for_originals
 
@@ -174,10 +173,6 @@ def half_done(real: Callable[..., object], name: str, args: tuple[Any, ...]) -> 
         real(args[0], args[1][: len(args[1]) // 2], *args[2:])
 
 
-def die(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def run_undisturbed(scenario: Scenario, place: Place) -> list[str]:
     """Run a scenario in a child and return the names of its steps."""
 
@@ -194,29 +189,13 @@ def run_undisturbed(scenario: Scenario, place: Place) -> list[str]:
 
 def run_until(scenario: Scenario, place: Place, step: int, *, halfway: bool) -> None:
     """Run a scenario in a child that is killed before a step, in the middle of it, or at its end."""
-    met = 0
 
-    def meet(_name: str, half: Callable[[], object]) -> None:
-        nonlocal met
-        if met == step:
-            if halfway:
-                half()
-            die()
-        met += 1
+    def watched() -> None:
+        catalog = place.catalog()
+        Steps(dying_at(step, halfway=halfway))
+        scenario.call(place, catalog)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads of the test runner
-        process = os.fork()
-    if not process:
-        signal.alarm(HANG_SECONDS)
-        try:
-            catalog = place.catalog()
-            Steps(meet)
-            scenario.call(place, catalog)
-            die()
-        finally:
-            os._exit(3)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    killed(watched)
 
 
 @contextmanager

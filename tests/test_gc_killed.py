@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +18,9 @@ from kvcatalog.fs_layout import batches
 from kvcatalog.removal import Plan, executing
 from tests.gc_store import Place
 from tests.invariants import assert_consistent
-from tests.support import HANG_SECONDS, forked
-from tests.test_finalize_killed import Steps, die
+from tests.killing import dying_at, killed
+from tests.support import forked
+from tests.test_finalize_killed import Steps
 from tools.faults.checking import dangling
 from tools.faults.copies import taken_for_originals
 
@@ -89,27 +88,13 @@ def run_undisturbed(folder: Path, work: Work, layout: str) -> list[str]:
 
 def run_until(folder: Path, work: Work, layout: str, step: int) -> None:
     """Do the work in a child that is killed before a step, or at its end."""
-    met = 0
 
-    def meet(_name: str, _half: Callable[[], object]) -> None:
-        nonlocal met
-        if met == step:
-            die()
-        met += 1
+    def watched() -> None:
+        place = Place(folder, **LAYOUTS[layout])
+        Watched(dying_at(step))
+        work(place)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads of the test runner
-        process = os.fork()
-    if not process:
-        signal.alarm(HANG_SECONDS)
-        try:
-            place = Place(folder, **LAYOUTS[layout])
-            Watched(meet)
-            work(place)
-            die()
-        finally:
-            os._exit(3)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    killed(watched)
 
 
 def state(folder: Path, layout: str) -> dict[str, Any]:

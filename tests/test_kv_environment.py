@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,11 +33,13 @@ from tests.support import (
     finished,
     forked,
     made,
+    mounted,
     need_root,
     put_rows,
     run,
     said,
     tell,
+    wait_until,
 )
 
 SMALL = 1 << 20
@@ -186,8 +186,7 @@ def test_growing_waits_for_snapshots_up_to_a_limit(small: Environment) -> None:
     put_rows(small, [(b"b", b"1")])  # nobody has to wait after it gave up
     growing = threading.Thread(target=small.grow)
     growing.start()
-    while not small._gate._resting:
-        time.sleep(0.001)
+    wait_until(lambda: small._gate._resting)
     later: list[object] = []
     late = threading.Thread(target=lambda: later.append(all_rows(small)))
     late.start()
@@ -218,8 +217,7 @@ def test_a_thread_with_a_snapshot_may_begin_another_while_others_wait_to_grow(sm
     with small.read():
         growing = threading.Thread(target=small.grow)
         growing.start()
-        while not small._gate._resting:
-            time.sleep(0.001)
+        wait_until(lambda: small._gate._resting)
         put_rows(small, [(b"a", b"1")])
         assert all_rows(small) == [(b"a", b"1")]
     growing.join(60)
@@ -403,8 +401,7 @@ def test_close_waits_for_transactions(environment: Environment, folder: Path) ->
     entered.wait(60)
     closing = threading.Thread(target=environment.close)
     closing.start()
-    while not environment._gate._resting:
-        time.sleep(0.001)
+    wait_until(lambda: environment._gate._resting)
     refused: list[BaseException] = []
 
     def late() -> None:
@@ -532,18 +529,9 @@ def read_only_mount(environment: Environment, folder: Path, tmp_path: Path) -> I
     """The environment, closed, where it cannot be written."""
     put_rows(environment, [(b"a", b"1")])
     environment.close()
-    mounted = tmp_path / "mounted"
-    mounted.mkdir()
-    commands: list[list[str | Path]] = [
-        ["mount", "--bind", folder, mounted],
-        ["mount", "-o", "remount,ro,bind", mounted],
-    ]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"cannot mount a file system: {done.stderr}")
-    yield mounted
-    subprocess.run(["umount", "-l", mounted], check=True)
+    commands = ["mount", "--bind", folder], ["mount", "-o", "remount,ro,bind"]
+    with mounted(tmp_path / "mounted", *commands) as place:
+        yield place
 
 
 @pytest.mark.parametrize("lock_file", ["whole", "sparse", "missing"])

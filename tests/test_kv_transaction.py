@@ -129,8 +129,6 @@ def test_values_of_a_set(
         assert list(transaction.values(SETS, key, start=first, reverse=True)) == below[::-1]
         assert transaction.count(SETS, key) == len(values)
         assert transaction.get(SETS, key) == min(values, default=None)
-        assert transaction.contains(SETS, key, gone) is False
-        assert all(transaction.contains(SETS, key, value) for value in values)
 
 
 @EXAMPLES

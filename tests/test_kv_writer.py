@@ -39,6 +39,7 @@ from tests.support import (
     made,
     put_rows,
     said,
+    wait_until,
 )
 
 COUNT = b"count"
@@ -93,8 +94,7 @@ class Answers:
         waiting = len(self._door._waiting)
         self._threads.append(threading.Thread(target=call))
         self._threads[-1].start()
-        while len(self._door._waiting) == waiting:
-            time.sleep(0.0005)
+        wait_until(lambda: len(self._door._waiting) != waiting)
 
     def __exit__(self, *_: object) -> None:
         self._held.release()
@@ -546,13 +546,6 @@ def test_an_interruption_between_finishing_and_telling_loses_nobody(
         assert isinstance(mates[1].future.exception(0), NotFoundError)
         assert told == [mates[0].future] * 2 + [mates[1].future] * 2, f"line {step}"
     assert step > 50
-
-
-def wait_until(condition: Callable[[], object], what: str = "") -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, f"waited for nothing: {what}"
-        time.sleep(0.001)
 
 
 def test_an_error_of_the_thread_is_told_to_its_own_batch_alone(

@@ -20,8 +20,8 @@ IMPORTERS = {
     "click": {"kvcatalog.cli"},
     "lmdb": {"kvcatalog.kv.engine"},
     "opentelemetry": {"kvcatalog.telemetry"},
-    "psycopg": {"kvcatalog.export_sql.postgres_server"},
-    "sqlite3": {"kvcatalog.sqlite_files", "kvcatalog.import_sql.sources", "kvcatalog.migrate.database"},
+    "psycopg": {"kvcatalog.sql_export.postgres_server"},
+    "sqlite3": {"kvcatalog.sqlite_files", "kvcatalog.sql_import.sources", "kvcatalog.migrate.database"},
     "urllib3": {"kvcatalog.pipeline"},
 }
 

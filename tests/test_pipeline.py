@@ -11,7 +11,6 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 from threading import Thread
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -31,6 +30,7 @@ from kvcatalog.errors import (
 )
 from kvcatalog.pipeline import Fetched, Item, Limits, Manifest, config_hash, running, transfer
 from kvcatalog.uris import file_uri
+from tests.support import wait_until
 from tests.web import PDF, Web, served
 
 LIMITS = Limits(
@@ -165,7 +165,7 @@ class TestWhatIsStored:
     def test_a_server_that_falls_silent_is_asked_again_and_left(self, fetch: Fetch, web: Web, path: str) -> None:
         (fetched,) = fetch(path, limits=structs.replace(LIMITS, read_seconds=0.3))
         assert (fetched.outcome, fetched.reason) == ("error", "timeout")
-        eventually(lambda: web.requests[f"/{path}"] == 2)
+        wait_until(lambda: web.requests[f"/{path}"] == 2)
 
     @pytest.mark.parametrize("path", ["drip", "driphead"])
     def test_a_server_that_drips_is_left(
@@ -175,7 +175,7 @@ class TestWhatIsStored:
         monkeypatch.setattr(transfer, "monotonic", lambda: float(next(looks)))
         (fetched,) = fetch(path, limits=structs.replace(LIMITS, read_seconds=1000))
         assert (fetched.outcome, fetched.reason) == ("error", "timeout")
-        eventually(lambda: web.requests[f"/{path}"] == 1)
+        wait_until(lambda: web.requests[f"/{path}"] == 1)
 
     def test_each_address_of_a_host_is_tried(self, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
         resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
@@ -593,14 +593,6 @@ def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread of the test has yet to do."""
-    give_up = monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert monotonic() < give_up
-        sleep(0.01)
 
 
 def facts(fetched: Fetched) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 """What `import kvcatalog` offers: everything that is promised, and nothing that has to be guessed."""
 
 import ast
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from kvcatalog import errors
 @pytest.mark.parametrize("name", kvcatalog.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(kvcatalog, name) is not None
+
+
+def test_no_public_name_is_a_module_of_the_package() -> None:
+    """Importing the module would put it in the place of what bears its name."""
+    modules = {module.name for module in pkgutil.iter_modules(kvcatalog.__path__)}
+    assert len(modules) > 20
+    assert modules & set(kvcatalog.__all__) == set()
 
 
 def test_every_error_is_public() -> None:

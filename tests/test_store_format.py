@@ -33,9 +33,11 @@ def folder(tmp_path: Path) -> Path:
 
 def thawed(tmp_path: Path, version: int) -> Path:
     """Return a folder with the store of a format."""
+    store, _ = frozen(version)
+    assert store.exists(), "a new format is kept with the tests: python -m tools.freeze"
     folder = tmp_path / f"format-{version}"
     folder.mkdir()
-    (folder / DATA_FILE).write_bytes(gzip.decompress(frozen(version)[0].read_bytes()))
+    (folder / DATA_FILE).write_bytes(gzip.decompress(store.read_bytes()))
     return folder
 
 

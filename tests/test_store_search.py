@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvcatalog import DocumentRecord, LmdbCatalog, RegistrationRequest, open_catalog, parse_filter
+from kvcatalog import DocumentRecord, LmdbCatalog, RegistrationRequest, filters, open_catalog, parse_filter, schema
 from kvcatalog.errors import InvalidValueError
+from kvcatalog.filters import Condition, Filter
+from kvcatalog.kv.table import Index
 from kvcatalog.models import SortOrder
 from kvcatalog.store import reading, searching
 
@@ -83,6 +85,16 @@ def test_pages_together_are_all_that_passes_in_order(
     order = {"by_key": "artifact", "by_created": "created"}.get(searching.plan(where, sort).table.name, "id")
     positions = [position(record, order) for record in found]
     assert positions == sorted(positions, reverse=reverse)
+
+
+@pytest.mark.parametrize("index", [each for each in schema.DOCUMENT_INDEXES if each.field], ids=lambda each: each.field)
+def test_a_filter_is_answered_from_the_index_of_its_field(catalog: LmdbCatalog, index: Index[Any]) -> None:
+    field: Any = index.field
+    records = list(catalog.iter_records())
+    for value in {filters._getter(field)(record) for record in records} - {None}:
+        where = Filter((Condition(field, "=", value),))
+        assert searching.plan(where, None).table is index.table
+        assert catalog.search(where, limit=99).records == tuple(filter(where.matches, records)) != ()
 
 
 def position(record: DocumentRecord, sort: str) -> Any:

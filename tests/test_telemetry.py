@@ -146,7 +146,7 @@ trace.set_tracer_provider(provider)
 WORK = """
 import io, json, os, sys, tempfile
 from kvcatalog import StorageConfig, finalize_candidate_download, import_manifest, open_catalog
-from kvcatalog.export_sql import export_sql
+from kvcatalog.sql_export import export_sql
 from kvcatalog.gc import plan_garbage
 from kvcatalog.models import RegistrationRequest
 from kvcatalog.removal import Collection

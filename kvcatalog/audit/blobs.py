@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from kvcatalog import layout
+from kvcatalog.blob_backends import store_at
 from kvcatalog.blobs import BlobStore
 from kvcatalog.checks import Finding
 from kvcatalog.errors import RootUnreachableError, UnsafePathError
-from kvcatalog.storage import root_state, store_at
+from kvcatalog.storage import root_state
 from kvcatalog.store.protocol import CatalogStore
 from kvcatalog.uris import file_path
 
@@ -48,7 +49,7 @@ class _Roots:
         known = sorted(catalog.roots(), key=lambda root: len(root.uri), reverse=True)  # the innermost first
         self._states = {root.uri: root_state(root, config, catalog) for root in known}
         self._stores: dict[str, BlobStore | None] = {
-            root.uri: store_at(root, config) if self._states[root.uri] == "ok" else None for root in known
+            root.uri: store_at(root.uri, lambda: config) if self._states[root.uri] == "ok" else None for root in known
         }
 
     def unusable(self) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from datetime import datetime
 
 from msgspec import Struct
 
@@ -37,7 +36,6 @@ def backup(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
-    now: datetime | None = None,
     progress: Progress | None = None,
 ) -> BackupReport:
     """Copy the catalog in a folder, as it is at one moment, to a new folder; writers go on meanwhile.
@@ -56,7 +54,7 @@ def backup(
         raise InvalidValueError("destination", f"{target!r} names no new folder")
     refuse_among_blobs("destination", target)
     tell = progress or (lambda _what, _done, _total: None)
-    made_at = now or from_micros(now_micros())
+    made_at = from_micros(now_micros())
     with new_folder("destination", target) as temporary:
         size, sha256 = _copy(folder, temporary, tell)
         findings = _audit(folder, temporary, tell)

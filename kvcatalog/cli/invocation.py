@@ -174,14 +174,15 @@ def _catalog(place: str) -> dict[str, Any]:
 
 
 def _storage(root: str) -> dict[str, Any]:
-    """Return the configuration of a root that is given as a folder, its URI, or `s3://BUCKET/PREFIX`."""
-    from kvcatalog.uris import file_path, has_scheme
+    """Return the configuration of a root that is given as a folder or its URI."""
+    from kvcatalog.uris import has_scheme
 
-    if root.startswith("s3://"):
-        bucket, _, prefix = root.removeprefix("s3://").partition("/")
-        prefix = prefix.strip("/")
-        return {"backend": "s3", "s3_bucket": bucket, "s3_prefix": prefix and f"{prefix}/"}
-    folder = file_path(root) if has_scheme(root) else root
-    if folder is None:
-        raise ConfigError(f"--root {root}: must be a folder or s3://BUCKET/PREFIX").advising("Correct --root.")
-    return {"backend": "fs", "root_dir": folder}
+    if not has_scheme(root):
+        return {"backend": "fs", "root_dir": root}
+    from kvcatalog.blob_backends import BACKENDS, settings_of
+
+    settings = settings_of(root)
+    if settings is None:
+        forms = " or ".join(backend.form for backend in BACKENDS.values())
+        raise ConfigError(f"--root {root}: must be {forms}").advising("Correct --root.")
+    return settings

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from msgspec.structs import asdict
 
+from kvcatalog.blob_backends import store_of
 from kvcatalog.cli.command import Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.text import size_text
@@ -15,7 +16,7 @@ from kvcatalog.filters import parse_filter
 from kvcatalog.relayout import Plan, Relayout, target_config
 from kvcatalog.relayout.moving import UNDERTAKING
 from kvcatalog.removal import Collection
-from kvcatalog.storage import open_storage, unopened_store
+from kvcatalog.storage import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,7 @@ class _Relaying:
 
     def show(self) -> ExitStatus:
         """Show what would move; nothing is read but the catalog."""
-        store = unopened_store(self.config)
+        store = store_of(self.config)
         with self.invocation.open_catalog() as catalog:
             plan = Plan(catalog, self.config, uri_of=store.uri_of, path_of=store.path_of)
             self._print(self._planned(plan, catalog.stats().last_document_id))

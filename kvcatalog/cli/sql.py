@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 import click
 from msgspec.structs import asdict
@@ -12,23 +12,21 @@ from kvcatalog.cli.command import CONTEXT_SETTINGS, FILE_NAME, Command
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.output import Output
 from kvcatalog.cli.progress import count_progress
-from kvcatalog.export_sql import ExportReport, Progress, export_to_postgres
-from kvcatalog.export_sql import export_sql as export_to
 from kvcatalog.filters import parse_filter
-from kvcatalog.import_sql import SqlImportReport
-from kvcatalog.import_sql import import_sql as import_from
+from kvcatalog.sql_export import ExportReport, Format, Progress, export_to_postgres
+from kvcatalog.sql_export import export_sql as export_to
+from kvcatalog.sql_import import SqlImportReport
+from kvcatalog.sql_import import import_sql as import_from
+from kvcatalog.sql_schema import tables
 
 if TYPE_CHECKING:
     from kvcatalog.cli.invocation import Invocation
-    from kvcatalog.export_sql import Format
 
-_FORMATS = ("sqlite", "sqlite-dump", "postgres", "csv", "jsonl")
-_TABLES = ("documents", "variants", "sightings", "conflicts", "links", "roots", "journal")
 _IMPORT_COLUMNS = tuple(name for name in SqlImportReport.__struct_fields__ if name != "refusals")
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
-@click.option("--format", "form", type=click.Choice(_FORMATS), help="What to write.  [default: sqlite]")
+@click.option("--format", "form", type=click.Choice(get_args(Format)), help="What to write.  [default: sqlite]")
 @click.option(
     "-o",
     "--output",
@@ -41,7 +39,7 @@ _IMPORT_COLUMNS = tuple(name for name in SqlImportReport.__struct_fields__ if na
     "--filter", "filters", multiple=True, metavar="FILTER", help="Only what passes; as in search, repeatable."
 )
 @click.option("--since", metavar="POSITION", help="Only what was changed since an earlier export.")
-@click.option("--table", type=click.Choice(_TABLES), help="The table that csv holds.  [default: documents]")
+@click.option("--table", type=click.Choice(tuple(tables())), help="The table that csv holds.  [default: documents]")
 @click.option("--force", is_flag=True, help="Replace a file, or tables, that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Report in JSON; the group's --format knows more.")
 @click.pass_obj

@@ -33,13 +33,13 @@ Progress = Callable[[int, int], object]
 """Is told how many rows of how many are done."""
 
 
-def copy_environment(folder: engine.StrPath, sink: Callable[[bytes], object], *, locking: bool = True) -> None:
+def copy_environment(folder: engine.StrPath, sink: Callable[[bytes], object]) -> None:
     """Pass the bytes of a data file that holds one moment to `sink`, a piece at a time.
 
-    It is whole once this returns. `locking=False` is for an environment that nobody writes to. Raises
-    CatalogUnavailableError or one of its kinds, DatabaseDamagedError also where the engine dies of the file.
+    It is whole once this returns, and others may write meanwhile. Raises CatalogUnavailableError or one of its kinds,
+    DatabaseDamagedError also where the engine dies of the file.
     """
-    with answering(_MODULE, folder, "pages", str(int(locking))) as stream:
+    with answering(_MODULE, folder, "pages") as stream:
         while piece := stream.read(_CHUNK_BYTES):
             sink(piece)
 
@@ -73,8 +73,7 @@ def _followed(stream: IO[bytes], progress: Progress | None) -> bytes:
 
 
 def _serve(folder: str, work: str, *arguments: str) -> None:
-    locking = work == "pages" and arguments[0] == "1"
-    environment = open_environment(folder, (), read_only=True, locking=locking)
+    environment = open_environment(folder, (), read_only=True, locking=work == "pages")
     try:
         match work:
             case "pages":

@@ -33,11 +33,6 @@ def signed(value: int) -> bytes:
     return (value + _SIGN).to_bytes(8, "big")
 
 
-def from_signed(key: bytes) -> int:
-    """Decode what `signed` encoded."""
-    return int.from_bytes(key, "big") - _SIGN
-
-
 def text(value: str, bytes_max: int) -> bytes:
     """Encode text as UTF-8; above `bytes_max` bytes it is cut there and followed by a digest of the whole, in hex.
 

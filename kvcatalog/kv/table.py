@@ -18,10 +18,15 @@ class Table(Struct, frozen=True, eq=False):
 
 
 class Index(Struct, Generic[Source], frozen=True, eq=False):
-    """A table that is derived from rows of another: `keys` returns the keys under which a row is found."""
+    """A table that is derived from rows of another: `keys` returns the keys under which a row is found.
+
+    Where a filter may ask it, `field` is the field's name there, and `key_of` returns the key of a value as text.
+    """
 
     table: Table
     keys: Callable[[Source], Iterable[bytes]]
+    field: str | None = None
+    key_of: Callable[[str], bytes] | None = None
 
 
 def index_changes(

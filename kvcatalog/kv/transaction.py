@@ -101,11 +101,6 @@ class ReadTransaction(Use):
         with self._raw.cursor(self._handles[table]) as cursor:
             return dict(cursor.getmulti(keys))
 
-    def contains(self, table: Table, key: bytes, value: bytes) -> bool:
-        """Tell whether a set holds a value."""
-        with self._raw.cursor(self._handles[table]) as cursor:
-            return cursor.set_key_dup(key, value)
-
     def values(self, table: Table, key: bytes, *, start: bytes = b"", reverse: bool = False) -> Iterator[bytes]:
         """Yield the values of a set in order, from `start` on; in reverse, from the highest below `start` down."""
         with self._raw.cursor(self._handles[table]) as cursor:

@@ -150,7 +150,7 @@ def _advised(error: CatalogError) -> CatalogError:
     """Give an error the advice that fits a bucket."""
     for kind, advice in _ADVICE:
         if isinstance(error, kind):
-            error.advice = advice
+            return error.advising(advice)
     return error
 
 

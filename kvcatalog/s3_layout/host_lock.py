@@ -79,6 +79,5 @@ def _folder() -> str:
             error = StoragePermissionError(
                 f"{path} is no folder that belongs to this user alone (mode 0700); the locks for buckets go there"
             )
-            error.advice = "Remove it, or set TMPDIR to a folder of your own."
-            raise error from None
+            raise error.advising("Remove it, or set TMPDIR to a folder of your own.") from None
     return path

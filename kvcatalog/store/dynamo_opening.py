@@ -38,7 +38,7 @@ def open_dynamo_catalog(url: str, *, read_only: bool = False, command: str = "li
     except BaseException as error:
         backend.close()
         if isinstance(error, CatalogMissingError):
-            error.advice = "Check the table's name, region and endpoint_url; `kvcatalog init` makes table and catalog."
+            error.advising("Check the table's name, region and endpoint_url; `kvcatalog init` makes table and catalog.")
         raise
     return catalog
 

@@ -21,19 +21,14 @@ from kvcatalog.kv.table import Table
 from kvcatalog.models import DocumentRecord, SortOrder
 from kvcatalog.schema import (
     ARTIFACT_BYTES_MAX,
-    BY_CONTENT_TYPE,
     BY_CREATED,
     BY_KEY,
-    BY_RUN,
-    BY_SHA256,
-    BY_URL,
+    DOCUMENT_INDEXES,
     DOCUMENTS,
     artifact_key,
     id_key,
     id_of,
-    name_key,
     time_key,
-    url_key,
 )
 from kvcatalog.store import reading
 from kvcatalog.store.roots import RootMap
@@ -51,15 +46,6 @@ class Walk(Struct, frozen=True):
     id_in: Literal["key", "value"] = "value"
 
 
-_SETS: dict[str, tuple[Table, Callable[[str], bytes]]] = {
-    "sha256": (BY_SHA256, bytes.fromhex),
-    "url": (BY_URL, url_key),
-    "run": (BY_RUN, name_key),
-    "type": (BY_CONTENT_TYPE, name_key),
-}
-"""Fields whose index has the ids of one value in order, the most selective first."""
-
-
 def plan(where: Filter, sort: SortOrder | None) -> Walk:
     """Return the walk in the order asked for that answers most of a filter.
 
@@ -73,11 +59,11 @@ def plan(where: Filter, sort: SortOrder | None) -> Walk:
     if sort == "created":
         start, stop = _range(where, "created", time_key)
         return Walk(BY_CREATED, start, stop)
-    for field, (table, key_of) in _SETS.items():
+    for index in DOCUMENT_INDEXES:
         for condition in where.conditions:
-            if condition.field == field and _is_exact(condition):
-                key = key_of(str(condition.value))
-                return Walk(table, key, key + b"\0")
+            if index.key_of is not None and condition.field == index.field and _is_exact(condition):
+                key = index.key_of(str(condition.value))
+                return Walk(index.table, key, key + b"\0")
     start, stop = _range(where, "id", id_key)
     return Walk(DOCUMENTS, start, stop, "key")
 

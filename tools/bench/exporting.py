@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvcatalog.export_sql import export_sql, export_to_postgres
+from kvcatalog.sql_export import export_sql, export_to_postgres
 from kvcatalog.sql_schema import tables
 from tools.bench.asking import filled
 from tools.bench.contestants import catalog_at
@@ -20,7 +20,7 @@ from tools.bench.parts import Bench, Row, in_child, memory_bytes, scratch
 from tools.servers import postgres, processes, sqlite
 
 if TYPE_CHECKING:
-    from kvcatalog.export_sql import Format
+    from kvcatalog.sql_export import Format
 
 _MIB = 1 << 20
 

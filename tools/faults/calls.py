@@ -20,16 +20,16 @@ from kvcatalog.clock import now_micros
 from kvcatalog.compact import compact
 from kvcatalog.config import CatalogConfig
 from kvcatalog.errors import NotFoundError
-from kvcatalog.export_sql import export_sql
 from kvcatalog.filters import parse_filter
 from kvcatalog.gc import plan_garbage
-from kvcatalog.import_sql import import_sql
 from kvcatalog.layout import cas_relative_path
 from kvcatalog.models import RegistrationRequest, SightingRequest, VariantRegistrationRequest
 from kvcatalog.reconcile import Adoption, Reconciling
 from kvcatalog.relayout import Relayout, target_config
 from kvcatalog.removal import Collection, trash
 from kvcatalog.retention import Retention, Rule
+from kvcatalog.sql_export import export_sql
+from kvcatalog.sql_import import import_sql
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from kvcatalog.verify import verify_blobs
 from tools.faults.workload import (

@@ -33,6 +33,7 @@ HANG_SECONDS = 30
 FORK_STATES = ("idle", "iterating", "snapshot", "others writing", "futures waiting", "forked", "lease held")
 STEPS = 12
 MAP_BYTES = 1 << 20
+GROWING_PROCESSES = 3
 GROWING_RECORDS = 4000
 READERS = 8
 JUMPS = (0, 3600, -86400, 400 * 86400, -50 * 365 * 86400, 1, -1, 0)
@@ -255,21 +256,21 @@ def _held_snapshot(place: Place) -> int:
     return child
 
 
-def map_growth(rounds: int, *, processes: int = 3) -> Report:
+def map_growth(rounds: int) -> Report:
     """Begin with a map of a megabyte in several processes that fill it and make it grow at the same time."""
     report = Report("map growth")
     for number in range(rounds):
         with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
             path = Path(name, "catalog")
             open_catalog(CatalogConfig(path=str(path), map_size_bytes=MAP_BYTES)).close()
-            wrong = _together([partial(_grow, path, each) for each in range(processes)])
+            wrong = _together([partial(_grow, path, each) for each in range(GROWING_PROCESSES)])
             report.wrong(f"round {number}", wrong)
             with open_catalog(path) as catalog:
                 count = sum(1 for _ in catalog.iter_records())
                 report.checked += count
-                report.cases += processes
-                if count != processes * GROWING_RECORDS:
-                    report.wrong(f"round {number}", [f"{count} records of {processes * GROWING_RECORDS}"])
+                report.cases += GROWING_PROCESSES
+                if count != GROWING_PROCESSES * GROWING_RECORDS:
+                    report.wrong(f"round {number}", [f"{count} records of {GROWING_PROCESSES * GROWING_RECORDS}"])
     return report
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.support import CHECKOUT
 
 SOURCE = Path(__file__).with_name("shim.c")
+_SECONDS_MAX = 86_400
 
 KINDS = {"open": "o", "write": "w", "sync": "s", "link": "l", "rename": "r", "unlink": "u", "mkdir": "m", "read": "p"}
 """What can be made to fail, and the letter by which shim.c knows it."""
@@ -44,7 +45,7 @@ def preloaded(folder: Path, log: Path | None = None) -> Iterator[dict[str, str]]
         yield os.environ | variables | ({} if log is None else {"FAULTS_LOG": str(log)})
 
 
-def run_child(module: str, arguments: list[str], environment: dict[str, str], seconds_max: float = 86_400) -> str:
+def run_child(module: str, arguments: list[str], environment: dict[str, str]) -> str:
     """Run a module of this package in a child, and return what it printed; SystemExit if it failed."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -53,7 +54,7 @@ def run_child(module: str, arguments: list[str], environment: dict[str, str], se
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=seconds_max,
+        timeout=_SECONDS_MAX,
     )
     if done.returncode:
         raise SystemExit(f"{module} ended with status {done.returncode}: {done.stdout}")

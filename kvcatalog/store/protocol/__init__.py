@@ -8,15 +8,16 @@ durable.
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from kvcatalog.models import (
-    CatalogIdentity,
-)
+from kvcatalog.models import CatalogIdentity
 from kvcatalog.store.protocol.reads import CatalogReads
 from kvcatalog.store.protocol.snapshot import CatalogSnapshot, FlatRow
 from kvcatalog.store.protocol.upkeep import CatalogUpkeep, Restorable, Restored
 from kvcatalog.store.protocol.writes import CatalogWrites
+
+if TYPE_CHECKING:
+    from kvcatalog.store.aio import AsyncCatalog
 
 __all__ = [
     "CatalogReads",
@@ -35,6 +36,11 @@ class CatalogStore(CatalogReads, CatalogWrites, CatalogUpkeep, Protocol):
 
     identity: CatalogIdentity
     """Which catalog this is."""
+
+    @property
+    def aio(self) -> AsyncCatalog:
+        """The same for asyncio: what a coroutine asks and registers without waiting in a thread."""
+        ...
 
     def close(self) -> None:
         """Give everything back; calls that come later raise CatalogClosedError. Closing twice does nothing."""

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from kvcatalog import sql_rows, telemetry
 from kvcatalog.errors import InvalidValueError, SqlSourceError
-from kvcatalog.import_sql import sources
-from kvcatalog.import_sql.report import SqlImportReport, Tally
 from kvcatalog.models import (
     CatalogPosition,
     Conflict,
@@ -21,10 +19,12 @@ from kvcatalog.models import (
     Sighting,
     VariantRecord,
 )
+from kvcatalog.sql_import import sources
+from kvcatalog.sql_import.report import SqlImportReport, Tally
 from kvcatalog.values import ID_MAX
 
 if TYPE_CHECKING:
-    from kvcatalog.import_sql.sources import Source
+    from kvcatalog.sql_import.sources import Source
     from kvcatalog.store.protocol import CatalogStore, Restorable
 
 Record = TypeVar("Record")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from kvcatalog.export_sql.sqlite_file import sequences
 from kvcatalog.models import CatalogPosition
+from kvcatalog.sql_export.sqlite_file import sequences
 from kvcatalog.sql_schema import SqlTable, tables
 from kvcatalog.store.protocol import FlatRow
 

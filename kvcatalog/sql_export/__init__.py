@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvcatalog.export_sql.exporting import Format, export_sql, export_to_postgres
-from kvcatalog.export_sql.report import ExportReport, Progress
+from kvcatalog.sql_export.exporting import Format, export_sql, export_to_postgres
+from kvcatalog.sql_export.report import ExportReport, Progress
 
 __all__ = ["ExportReport", "Format", "Progress", "export_sql", "export_to_postgres"]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from kvcatalog.export_sql.sqlite_file import sequences
 from kvcatalog.models import CatalogPosition
+from kvcatalog.sql_export.sqlite_file import sequences
 from kvcatalog.sql_schema import SqlTable
 from kvcatalog.store.protocol import FlatRow
 

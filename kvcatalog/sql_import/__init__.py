@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvcatalog.import_sql.importing import import_sql
-from kvcatalog.import_sql.report import Refusal, SqlImportReport
+from kvcatalog.sql_import.importing import import_sql
+from kvcatalog.sql_import.report import Refusal, SqlImportReport
 
 __all__ = ["Refusal", "SqlImportReport", "import_sql"]

@@ -23,7 +23,7 @@ import msgspec
 
 from kvcatalog import sqlite_files
 from kvcatalog.errors import SqlSourceError, StorageFullError
-from kvcatalog.import_sql.report import Tally
+from kvcatalog.sql_import.report import Tally
 from kvcatalog.sql_schema import Column, tables
 from kvcatalog.sqlite_files import Connection
 

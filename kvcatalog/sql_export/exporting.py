@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, assert_never, get_args
 
 from kvcatalog import sqlite_files, telemetry, values
 from kvcatalog.errors import InvalidValueError, UnsupportedError
-from kvcatalog.export_sql import plain
-from kvcatalog.export_sql.output import new_file, translated
-from kvcatalog.export_sql.postgres import Postgres, Script
-from kvcatalog.export_sql.report import ExportReport, Progress, parse_position, position_text
-from kvcatalog.export_sql.sqlite_file import SqliteFile
-from kvcatalog.export_sql.sqlite_text import SqliteText
 from kvcatalog.models import CatalogPosition
+from kvcatalog.sql_export import plain
+from kvcatalog.sql_export.output import new_file, translated
+from kvcatalog.sql_export.postgres import Postgres, Script
+from kvcatalog.sql_export.report import ExportReport, Progress, parse_position, position_text
+from kvcatalog.sql_export.sqlite_file import SqliteFile
+from kvcatalog.sql_export.sqlite_text import SqliteText
 from kvcatalog.sql_schema import SqlTable, tables
 
 if TYPE_CHECKING:
-    from kvcatalog.export_sql.target import Target
     from kvcatalog.filters import Filter
+    from kvcatalog.sql_export.target import Target
     from kvcatalog.store.protocol import CatalogSnapshot, CatalogStore, FlatRow
 
-Format = Literal["sqlite", "sqlite-dump", "postgres", "csv", "jsonl"]
+TextFormat = Literal["sqlite-dump", "postgres", "csv", "jsonl"]
+Format = Literal["sqlite", TextFormat]
+_UPDATING: frozenset[Format] = frozenset(("sqlite", "sqlite-dump", "postgres"))
+"""Formats that can say what was changed or removed."""
 
 _BUFFER_BYTES = 1 << 20
 _WHOLE = ("sightings", "conflicts", "links", "roots")
@@ -54,9 +57,9 @@ def export_sql(
     not of this catalog, or the journal does not reach back to it; StorageFullError and its kin where the output cannot
     be written, and what the catalog raises.
     """
-    values.choice("format", format, ("sqlite", "sqlite-dump", "postgres", "csv", "jsonl"))
+    values.choice("format", format, get_args(Format))
     values.choice("table", table, tuple(tables()))
-    if since is not None and format in {"csv", "jsonl"}:
+    if since is not None and format not in _UPDATING:
         raise InvalidValueError("since", f"{format} has no form for what was changed or removed")
     with telemetry.span("kvcatalog.export"), ExitStack() as stack:
         run = _Run(stack.enter_context(catalog.snapshot()), catalog, where, since, progress)
@@ -93,7 +96,7 @@ def export_to_postgres(
     `dsn` is a connection string or URL of libpq. Tables of an earlier export are replaced with `force` only
     (OutputExistsError). SqlServerError if the server cannot be reached or refuses; then nothing is changed there.
     """
-    from kvcatalog.export_sql.postgres_server import connected
+    from kvcatalog.sql_export.postgres_server import connected
 
     with telemetry.span("kvcatalog.export"), catalog.snapshot() as snapshot, connected(dsn) as server:
         run = _Run(snapshot, catalog, where, since, progress)
@@ -126,21 +129,20 @@ def _sqlite_file(run: _Run, path: str, stack: ExitStack, *, force: bool) -> int:
             return file.publish()
 
 
-def _text(run: _Run, write: Callable[[bytes], object], form: Format, table: str) -> None:
-    if form == "csv":
-        run.counts[table] = plain.write_csv(write, tables()[table], run.batches(tables()[table]))
-        return
-    if form == "jsonl":
-        for each in tables().values():
-            run.counts[each.name] = plain.write_json_lines(write, each, run.batches(each))
-        plain.write_sequences(write, run.position)
-        return
-    target = SqliteText(write) if form == "sqlite-dump" else Postgres(Script(write))
-    if run.since is None:
-        target.create()
-    else:
-        target.update(run.since)
-    run.fill(target)
+def _text(run: _Run, write: Callable[[bytes], object], form: TextFormat, table: str) -> None:
+    match form:
+        case "csv":
+            run.counts[table] = plain.write_csv(write, tables()[table], run.batches(tables()[table]))
+        case "jsonl":
+            for each in tables().values():
+                run.counts[each.name] = plain.write_json_lines(write, each, run.batches(each))
+            plain.write_sequences(write, run.position)
+        case "sqlite-dump":
+            run.script(SqliteText(write))
+        case "postgres":
+            run.script(Postgres(Script(write)))
+        case _:
+            assert_never(form)
 
 
 class _Run:
@@ -167,6 +169,14 @@ class _Run:
         self._where = where if where is not None and where.conditions else None
         self._progress = progress
         self._total = snapshot.document_count
+
+    def script(self, target: Target) -> None:
+        """Write a whole export, or what brings an earlier one up to date."""
+        if self.since is None:
+            target.create()
+        else:
+            target.update(self.since)
+        self.fill(target)
 
     def fill(self, target: Target, after_rows: Callable[[], object] = lambda: None) -> None:
         """Write everything to a target whose transaction has begun; `after_rows` is called once all rows are read."""

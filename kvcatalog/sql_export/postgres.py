@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Protocol
 
-from kvcatalog.export_sql.sqlite_file import sequences
 from kvcatalog.models import CatalogPosition
+from kvcatalog.sql_export.sqlite_file import sequences
 from kvcatalog.sql_schema import POSTGRES_KEY_BYTES_MAX, Index, SqlTable, tables
 from kvcatalog.store.protocol import FlatRow
 
