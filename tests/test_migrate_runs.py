@@ -231,13 +231,18 @@ def test_a_broken_member_of_an_index_costs_itself_only(catalog: CatalogStore, ru
 names = st.text(max_size=6)
 entries = st.dictionaries(
     names,
-    st.recursive(st.none() | st.integers() | names, lambda inner: st.lists(inner) | st.dictionaries(names, inner)),
+    st.recursive(
+        st.none() | st.integers() | names,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
+        max_leaves=8,
+    ),
+    max_size=5,
 )
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    index=st.dictionaries(names, entries),
+    index=st.dictionaries(names, entries, max_size=5),
     indent=st.sampled_from([None, 0, 2]),
     ascii_only=st.booleans(),
     piece=st.integers(1, 40),
