@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kvcatalog import open_catalog
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
+from tests.command_line import answer
 from tests.gc_store import tree
 from tests.web import PDF, Web
 
@@ -34,12 +33,6 @@ def web() -> Iterator[Web]:
     served = Web()
     yield served
     served.close()
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run(arguments)
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
 
 
 @pytest.mark.parametrize("arguments", [(), ("--artifact-from", "x:{folder}/{stem}", "--refetch")])
