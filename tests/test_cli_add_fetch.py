@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import wait
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -20,7 +19,7 @@ from kvcatalog.cli.group import run
 from kvcatalog.pipeline import running
 from kvcatalog.uris import file_path
 from tests.command_line import Cli, Ran
-from tests.web import PDF, Web, served
+from tests.web import PDF, Web
 
 INTERRUPTED = """
 import signal, sys
@@ -47,18 +46,6 @@ HOSTILE = "W\x1b[31m\u202e"
 def _no_environment(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("PYTHONPATH", str(Path(kvcatalog.__file__).parents[1]))
-
-
-@pytest.fixture(scope="module")
-def shared_web() -> Iterator[Web]:
-    with served() as web:
-        yield web
-
-
-@pytest.fixture
-def web(shared_web: Web) -> Web:
-    shared_web.requests.clear()
-    return shared_web
 
 
 @pytest.fixture

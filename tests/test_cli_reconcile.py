@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/docs/a/a.pdf").rename("data/docs/work/moved.pdf")
     Path("data/docs/work/stray.pdf").write_bytes(b"stray")
     capsys.readouterr()
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    served = Web()
-    yield served
-    served.close()
 
 
 @pytest.mark.parametrize("arguments", [(), ("--artifact-from", "x:{folder}/{stem}", "--refetch")])
