@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Struct, json
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -264,9 +264,26 @@ def _merged(weaker: Values, stronger: Values) -> Values:
 
 
 def _problem(sources: tuple[_Source, ...], location: tuple[str | int, ...], message: str, kind: str) -> ConfigProblem:
-    text = "there is no such key" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
-    name = next((source.name for source in sources if _holds(source.values, location)), None)
+    if kind == "extra_forbidden":
+        text = f"there is no such key{_besides(location)}"
+    else:
+        text = message.removeprefix("Value error, ")
+    given = location[:-1] if kind == "missing" else location
+    name = next((source.name for source in sources if _holds(source.values, given)), None)
     return ConfigProblem(".".join(map(str, location)) or "configuration", text, name)
+
+
+def _besides(location: tuple[str | int, ...]) -> str:
+    """Return which keys there are where one was meant that is not there."""
+    model: object = ContentDownloadConfig
+    for key in location[:-1]:
+        field = model.model_fields.get(str(key)) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = None if field is None else field.annotation
+    return (
+        f"; there are {', '.join(model.model_fields)}"
+        if isinstance(model, type) and issubclass(model, BaseModel)
+        else ""
+    )
 
 
 def _origin(sources: tuple[_Source, ...], location: tuple[str, ...]) -> Origin:
@@ -274,9 +291,10 @@ def _origin(sources: tuple[_Source, ...], location: tuple[str, ...]) -> Origin:
 
 
 def _holds(contents: Values, location: tuple[str | int, ...]) -> bool:
-    inner: object = contents
+    inner: Any = contents
     for key in location:
-        if not isinstance(inner, Mapping) or key not in inner:
+        try:
+            inner = inner[key]
+        except (KeyError, IndexError, TypeError):
             return False
-        inner = inner[key]
     return True

@@ -44,7 +44,7 @@ class FilterSyntaxError(InvalidValueError):
 class ConfigError(CatalogError):
     """The configuration cannot be read or holds a value that is refused."""
 
-    advice = "Correct the key that the message names; `kvcatalog config show` prints what is in force."
+    advice = "Correct what the message names; `kvcatalog config check` lists all that is wrong."
 
 
 class NotFoundError(CatalogError, LookupError):

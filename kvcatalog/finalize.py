@@ -7,30 +7,23 @@ is. Killed in between, a call is simply made again: it finds what is there, and 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from contextlib import suppress
-from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, structs
 
 from kvcatalog import layout, telemetry, values
-from kvcatalog.blobs import BlobStore, LocalFile, Publication, new_label
+from kvcatalog.blobs import BlobStore, LocalFile, new_label
 from kvcatalog.digest import sha256_stream
-from kvcatalog.durable import flush_folder
 from kvcatalog.errors import (
     BlobCondemnedError,
-    BlobNotFoundError,
     CatalogError,
     DigestMismatchError,
-    InvalidValueError,
     NotFoundError,
     RootUnreachableError,
-    StorageFailedError,
 )
-from kvcatalog.filters import Condition, Filter
 from kvcatalog.models import DocumentRecord, Outcome, Registration, VariantRecord, VariantRegistration
+from kvcatalog.placement import Candidate, Placed, Placement
 from kvcatalog.sources import Source, local_file, remove_source
 from kvcatalog.storage import forget_storage, open_storage
 from kvcatalog.uris import file_path
@@ -39,8 +32,6 @@ if TYPE_CHECKING:
     from kvcatalog.config import CatalogConfig, StorageConfig
     from kvcatalog.store.protocol import CatalogStore
 
-_TWINS_MAX = 4
-_TWINS_LOOKED_AT = 64
 _WAIT_SECONDS_FIRST = 0.002
 _WAIT_SECONDS_MAX = 0.25
 
@@ -99,7 +90,7 @@ def finalize_candidate_download(
     from kvcatalog.config import CatalogConfig, StorageConfig
 
     cfg_catalog = cfg_catalog or CatalogConfig()
-    candidate = _Candidate(
+    candidate = Candidate(
         artifact_id=values.required_text("artifact_id", artifact_id),
         source_url=values.required_text("source_url", source_url),
         resolver=values.required_text("resolver", resolver),
@@ -132,36 +123,6 @@ def finalize_candidate_download(
     return outcome
 
 
-class _Candidate(Struct, frozen=True):
-    artifact_id: str
-    source_url: str
-    resolver: str
-    content_type: str | None
-    run_id: str | None
-    variant: str | None
-
-    @property
-    def path(self) -> str:
-        """Where people find it."""
-        name = layout.basename_of(self.source_url, content_type=self.content_type, variant=self.variant)
-        return layout.policy_relative_path(self.artifact_id, name)
-
-
-class _Wishes(TypedDict, total=False):
-    content_addressed: bool
-    owned: bool
-    twins: tuple[str, ...]
-
-
-class _Stored(Struct, frozen=True):
-    """A blob that is in its place, and further places of it."""
-
-    local_path: str | None
-    uri: str
-    publication: Publication
-    links: tuple[str, ...] = ()
-
-
 class _Finalizing:
     """One call: what it works on, and its steps."""
 
@@ -171,22 +132,15 @@ class _Finalizing:
         config: StorageConfig,
         catalog: CatalogStore | None,
         *,
-        candidate: _Candidate,
+        candidate: Candidate,
         file: LocalFile,
         reads_back: bool,
     ) -> None:
         self.store = store
-        self.config = config
         self.catalog = catalog
         self.candidate = candidate
         self.file = file
-        self.reads_back = reads_back
-        self.has_stored = False
-
-    @property
-    def size(self) -> int:
-        """The number of bytes that the digest is of."""
-        return self.file.size if self.file.known_size is None else self.file.known_size
+        self.placement = Placement(store, config, catalog, candidate=candidate, file=file, reads_back=reads_back)
 
     def finished(self, sha256: str | None) -> DownloadOutcome:
         """Store and register, again as long as garbage collection gets in between."""
@@ -202,14 +156,14 @@ class _Finalizing:
 
     def _attempt(self, sha256: str | None) -> DownloadOutcome:
         if self.catalog is None:
-            return self._outcome(self._store(sha256, None), sha256, None)
+            return self._outcome(self.placement.place(sha256, None), sha256, None)
         epoch = self.catalog.blob_epoch()
         document = self._document(self.catalog)
         known = self._known(self.catalog, document)
-        if known is not None and known.sha256 is None and known.bytes == self.size:
+        if known is not None and known.sha256 is None and known.bytes == self.placement.size:
             known, sha256 = self._told_apart(self.catalog, known, sha256)
         same = known if known is not None and known.sha256 in {sha256, self.file.known_sha256} - {None} else None
-        stored = self._stored_elsewhere(same) or self._store(sha256, same)
+        stored = self.placement.elsewhere(same) or self.placement.place(sha256, same)
         if same is not None and stored.uri != same.storage_uri:
             stored = structs.replace(stored, links=(*stored.links, stored.uri))  # the record has a further copy now
         registration = self._register(self.catalog, document, stored, sha256, epoch)
@@ -255,115 +209,11 @@ class _Finalizing:
         with LocalFile.open(file_path(uri) or "") as file:
             return file.read_sha256()
 
-    def _stored_elsewhere(self, same: DocumentRecord | VariantRecord | None) -> _Stored | None:
-        """Return the known place of the content if that is a file outside this root, and it is there, durably."""
-        path = None if same is None else file_path(same.storage_uri)
-        if same is None or path is None or self.store.path_of(same.storage_uri) is not None:
-            return None
-        with suppress(OSError, InvalidValueError), LocalFile.open(path) as there:
-            if there.size == self.size and there.read_sha256() == same.sha256:
-                os.fsync(there.descriptor)
-                flush_folder(os.path.dirname(path))
-                return _Stored(path, same.storage_uri, Publication("present"))
-        return None
-
-    def _store(self, sha256: str | None, same: DocumentRecord | VariantRecord | None) -> _Stored:
-        """Bring the bytes to their place, in which they may lie already."""
-        place = None if same is None else self._own_place(same)
-        if self.config.layout == "cas":
-            path = layout.cas_relative_path(self.config.cas_prefix, bytes.fromhex(sha256 or self.file.sha256()))
-            if place in {None, path}:
-                publication = self._publish(path, sha256, content_addressed=True)
-                return self._stored(path, publication, self._link(path) if self.config.policy_links else ())
-        if place is not None:
-            return self._stored(place, self._publish(place, sha256, owned=True))
-        twins = self._twins(sha256)
-        for path in layout.distinct_paths(self.candidate.path, self.file.sha256):
-            if self._is_claimed(path):
-                continue
-            publication = self._publish(path, sha256, twins=tuple(twin for twin in twins if twin != path))
-            if publication.state != "taken":
-                return self._stored(path, publication)
-        raise StorageFailedError(f"{self.store.uri_of(self.candidate.path)}: other content lies at every name for it")
-
-    def _stored(self, path: str, publication: Publication, links: tuple[str, ...] = ()) -> _Stored:
-        return _Stored(self.store.local_path(path), self.store.uri_of(path), publication, links)
-
-    def _own_place(self, known: DocumentRecord | VariantRecord) -> str | None:
-        """Return the path at which a known content lies below this root, if it is no other content's as well."""
-        path = self.store.path_of(known.storage_uri)
-        return None if path is None or self._contents_of(known.storage_uri) - {known.sha256} else path
-
-    def _is_claimed(self, path: str) -> bool:
-        """Tell whether another content belongs at a path, whether it is there or not."""
-        contents = self._contents_of(self.store.uri_of(path))
-        return bool(contents) and contents != {self.file.sha256()}
-
-    def _contents_of(self, uri: str) -> set[str]:
-        """Return the digests that the catalog expects at a place."""
-        if self.catalog is None:
-            return set()
-        return {each.sha256 for each in self.catalog.references(uri) if each.sha256 is not None}
-
-    def _publish(self, path: str, sha256: str | None, **wishes: Unpack[_Wishes]) -> Publication:
-        publication = self.store.publish(
-            self.file,
-            path,
-            sha256=sha256,
-            read_back=self.reads_back or self._is_doubtful(path),
-            content_type=self.candidate.content_type,
-            **wishes,
-        )
-        self.has_stored = self.has_stored or publication.how in {"moved", "copied", "uploaded"}
-        if publication.quarantined is not None:
-            telemetry.verify_failed()
-            _log.warning(
-                "%s held other bytes than its record says; they are at %s now",
-                self.store.uri_of(path),
-                self.store.uri_of(publication.quarantined),
-            )
-        if publication.refused in {"other content", "other size"}:
-            telemetry.verify_failed()
-            _log.warning("%s: a blob that should be equal is not; the right bytes were stored", self.store.uri_of(path))
-        elif publication.refused is not None:
-            _log.info("%s: copied, not linked: %s", self.store.uri_of(path), publication.refused)
-        return publication
-
-    def _is_doubtful(self, path: str) -> bool:
-        """Tell whether the last check found anything but the right bytes at a place, so that a size is no proof."""
-        check = None if self.catalog is None else self.catalog.last_check(self.store.uri_of(path))
-        return check is not None and check.result in {"corrupt", "missing"}
-
-    def _twins(self, sha256: str | None) -> tuple[str, ...]:
-        """Return where the same content lies below this root, the latest first: the oldest may be full of links."""
-        if sha256 is None or self.catalog is None or not self.config.hardlink_dedup:
-            return ()
-        same = Filter((Condition("sha256", "=", sha256),))
-        page = self.catalog.search(same, sort="id", reverse=True, limit=_TWINS_LOOKED_AT)
-        uris = [record.storage_uri for record in page.records]
-        uris += [variant.storage_uri for variant in self.catalog.get_variants_by_sha256(sha256)[-_TWINS_MAX:]]
-        paths = (self.store.path_of(uri) for uri in dict.fromkeys(uris))
-        return tuple(islice((path for path in paths if path is not None), _TWINS_MAX))
-
-    def _link(self, path: str) -> tuple[str, ...]:
-        """Give a content-addressed blob a readable name as well, where links are to be had, and return its URI."""
-        for name in layout.distinct_paths(self.candidate.path, self.file.sha256):
-            try:
-                linked = self.store.link(path, name)
-            except BlobNotFoundError as error:
-                raise BlobCondemnedError(f"{self.store.uri_of(path)}: taken away since it was stored") from error
-            if linked.refused is not None:
-                _log.info("%s: has no readable name: %s", self.store.uri_of(path), linked.refused)
-                break
-            if linked.state != "taken":
-                return (self.store.uri_of(name),)
-        return ()
-
     def _register(
         self,
         catalog: CatalogStore,
         document: DocumentRecord | None,
-        stored: _Stored,
+        stored: Placed,
         sha256: str | None,
         epoch: int,
     ) -> Registration | VariantRegistration:
@@ -373,7 +223,7 @@ class _Finalizing:
                 document_id=document.id,
                 variant=facts.variant,
                 storage_uri=stored.uri,
-                bytes=self.size,
+                bytes=self.placement.size,
                 content_type=facts.content_type,
                 sha256=sha256,
                 blob_epoch=epoch,
@@ -384,7 +234,7 @@ class _Finalizing:
             source_url=facts.source_url,
             resolver=facts.resolver,
             content_type=facts.content_type,
-            bytes=self.size,
+            bytes=self.placement.size,
             sha256=sha256,
             storage_uri=stored.uri,
             run_id=facts.run_id,
@@ -413,11 +263,11 @@ class _Finalizing:
             )
 
     def _outcome(
-        self, stored: _Stored, sha256: str | None, registration: Registration | VariantRegistration | None
+        self, stored: Placed, sha256: str | None, registration: Registration | VariantRegistration | None
     ) -> DownloadOutcome:
         publication = stored.publication
         is_new = registration is not None and registration.outcome != "existing"
-        dedup_hit = is_new and not self.has_stored
+        dedup_hit = is_new and not self.placement.has_stored
         if dedup_hit:
             telemetry.dedup_hit(self.candidate.resolver)
         return DownloadOutcome(
@@ -452,4 +302,4 @@ class _Finalizing:
         )
 
     def _meta(self, sha256: str | None) -> dict[str, str | int | None]:
-        return {"content_type": self.candidate.content_type, "bytes": self.size, "sha256": sha256}
+        return {"content_type": self.candidate.content_type, "bytes": self.placement.size, "sha256": sha256}

@@ -523,7 +523,9 @@ class TestConfiguration:
         file = tmp_path / "c.yaml"
         file.write_text("catalog: {pahth: x}\n", encoding="utf-8")
         assert run(["-c", str(file), "stats"]) == ExitStatus.USAGE
-        assert f"catalog.pahth: there is no such key ({file})" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert "catalog.pahth: there is no such key; there are enabled, " in message
+        assert f"({file})" in message
 
     def test_a_configuration_is_checked(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = tmp_path / "c.yaml"

@@ -102,8 +102,7 @@ class TestVerify:
         assert (row["result"], row["document_ids"], row["bytes_read"]) == ("missing", [2], 0)
         assert row["detail"].startswith("something else is in its place: ")
         assert row["advice"] == "kvcatalog reconcile id=2 --refetch"
-        if kind != "link above":
-            assert cli("--json", "where", "2").json[0]["blob"] == "missing"
+        assert cli("--json", "where", "2").json[0]["blob"] == "missing"
         shutil.rmtree("data/docs/.kvcatalog")
         assert cli("--json", "verify").json[0]["result"] == "unreachable"
 

@@ -28,6 +28,7 @@ from kvcatalog.errors import NotFoundError
 from kvcatalog.fs_layout import FileBlobStore, placing
 from kvcatalog.fs_layout import store as fs_store
 from kvcatalog.kv.commits import Commits
+from kvcatalog.placement import Placed
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
 from tests.invariants import assert_consistent
 from tests.killing import dying_at, killed
@@ -344,13 +345,13 @@ def test_a_source_that_is_removed_too_early_is_noticed(
 
 
 def test_a_record_that_comes_before_its_blob_is_noticed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = finalize._Finalizing._store
+    real = finalize._Finalizing._attempt
 
-    def too_late(self: Any, sha256: str, same: Any) -> Any:
-        stored = finalize._Stored(None, self.store.uri_of(CAS_PATH), Publication("stored"))
+    def too_late(self: Any, sha256: str) -> Any:
+        stored = Placed(None, self.store.uri_of(CAS_PATH), Publication("stored"))
         self._register(self.catalog, None, stored, sha256, None)
-        return real(self, sha256, same)
+        return real(self, sha256)
 
-    monkeypatch.setattr(finalize._Finalizing, "_store", too_late)
+    monkeypatch.setattr(finalize._Finalizing, "_attempt", too_late)
     with pytest.raises(AssertionError, match="nothing lies at"):
         kill_everywhere(SCENARIOS["cas-new"], place)

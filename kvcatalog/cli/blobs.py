@@ -32,9 +32,10 @@ class Glance:
             return None
         try:
             status = os.lstat(path)
+            is_linked = os.path.realpath(path) != path
         except OSError:
             return self._examined(storage_uri, size)
-        if not stat.S_ISREG(status.st_mode):
+        if is_linked or not stat.S_ISREG(status.st_mode):
             return self._examined(storage_uri, size)
         return "present" if status.st_size == size else "other size"
 

@@ -20,19 +20,7 @@ from kvcatalog.schema import (
     id_key,
     location_key,
 )
-from kvcatalog.store import changes, reading, registering, upkeep
-from kvcatalog.store.contents import (
-    becomes_content,
-    content_fields,
-    keep_conflict,
-    link_locations,
-    locate,
-    put_links,
-    refuse_condemned,
-    refuse_what_may_be_gone,
-    settle,
-    with_content,
-)
+from kvcatalog.store import changes, contents, reading, registering, upkeep
 from kvcatalog.store.hanging import Hanging
 from kvcatalog.store.registering import Content, DocumentRequest, VariantRequest
 from kvcatalog.store.roots import Location
@@ -62,13 +50,13 @@ def register_documents(
         value = known.get(request.key)
         writes = transaction.writes
         try:
-            refuse_what_may_be_gone(transaction, request, scribe)
+            contents.refuse_what_may_be_gone(transaction, request, scribe)
             if value is None:
                 content = request.content
                 if may_condemn:
-                    refuse_condemned(transaction, content.storage_uri, scribe)
+                    contents.refuse_condemned(transaction, content.storage_uri, scribe)
                 location = scribe.roots.locate(content.storage_uri, content.digest)
-                links = link_locations(transaction, request, scribe)
+                links = contents.link_locations(transaction, request, scribe)
                 row = registering.new_document(request, location, scribe.now)
                 new[request.key] = _NewDocument(position, row, content.storage_uri, links)
             else:
@@ -118,7 +106,7 @@ def _store_new(
     for document_id, (key, document) in zip(numbers, new.items(), strict=True):
         ids[key] = id_key(document_id)
         if document.links:
-            put_links(transaction, document_id, document.links)
+            contents.put_links(transaction, document_id, document.links)
         record = reading.document_record(document_id, document.row, scribe.roots, document.storage_uri)
         results[document.position] = Registration(record, "registered")
     new.clear()
@@ -132,18 +120,18 @@ def _register_again(
     document_id, old = reading.document_with_key(
         transaction, value, request.artifact_id, request.source_url, request.resolver
     )
-    links = link_locations(transaction, request, scribe)
+    links = contents.link_locations(transaction, request, scribe)
     outcome = registering.outcome_of(old, request.content)
     row = old
-    if becomes_content(outcome, request):
-        row = registering.touched(with_content(transaction, old, request, outcome, scribe), scribe.now)
+    if contents.becomes_content(outcome, request):
+        row = registering.touched(contents.with_content(transaction, old, request, outcome, scribe), scribe.now)
         changes.put_document(transaction, document_id, old, row)
         action = "enrich" if outcome == "enriched" else "replace"
-        settle(transaction, Target(document_id), old, row, scribe, action=action)
+        contents.settle(transaction, Target(document_id), old, row, scribe, action=action)
     elif outcome == "conflict":
-        keep_conflict(transaction, Target(document_id), request, request.run_id, scribe)
+        contents.keep_conflict(transaction, Target(document_id), request, request.run_id, scribe)
     if links:
-        put_links(transaction, document_id, links)
+        contents.put_links(transaction, document_id, links)
     if request.run_id is not None and request.run_id != row.run_id:
         seen = scribe.now if request.created is None else request.created
         changes.put_sighting(transaction, document_id, request.run_id, seen)
@@ -154,28 +142,28 @@ def register_variant(
     transaction: WriteTransaction, request: VariantRequest, scribe: Scribe
 ) -> tuple[int, VariantRow, Outcome]:
     """Store a variant of a document, or add to what is stored under its name; NotFoundError if there is no document."""
-    refuse_what_may_be_gone(transaction, request, scribe)
-    links = link_locations(transaction, request, scribe)
+    contents.refuse_what_may_be_gone(transaction, request, scribe)
+    links = contents.link_locations(transaction, request, scribe)
     _existing(transaction, request.document_id)
     found = reading.find_variant(transaction, request.document_id, request.name)
     if found is None:
-        location = locate(transaction, request.content.storage_uri, request.content.digest, scribe)
+        location = contents.locate(transaction, request.content.storage_uri, request.content.digest, scribe)
         variant_id = _next_id(transaction, VARIANT_ID)
         row = registering.new_variant(request, location, scribe.now)
         changes.put_variant(transaction, variant_id, None, row)
-        put_links(transaction, request.document_id, links)
+        contents.put_links(transaction, request.document_id, links)
         return variant_id, row, "registered"
     variant_id, old = found
     target = Target(request.document_id, variant_id, request.name)
     outcome = registering.outcome_of(old, request.content)
     row = old
-    if becomes_content(outcome, request):
-        row = with_content(transaction, old, request, outcome, scribe)
+    if contents.becomes_content(outcome, request):
+        row = contents.with_content(transaction, old, request, outcome, scribe)
         changes.put_variant(transaction, variant_id, old, row)
-        settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
+        contents.settle(transaction, target, old, row, scribe, action="enrich" if outcome == "enriched" else "replace")
     elif outcome == "conflict":
-        keep_conflict(transaction, target, request, None, scribe)
-    put_links(transaction, request.document_id, links)
+        contents.keep_conflict(transaction, target, request, None, scribe)
+    contents.put_links(transaction, request.document_id, links)
     return variant_id, row, outcome
 
 
@@ -195,7 +183,9 @@ def update_document(
 ) -> DocumentRow:
     """Change some fields of a document on purpose; NotFoundError if there is none."""
     old = _existing(transaction, document_id)
-    new = structs.replace(old, **fields, **({} if content is None else content_fields(transaction, content, scribe)))
+    new = structs.replace(
+        old, **fields, **({} if content is None else contents.content_fields(transaction, content, scribe))
+    )
     if not differences_of(old, new, scribe.roots):
         return old
     new = registering.touched(new, scribe.now)
@@ -205,7 +195,7 @@ def update_document(
             changes.delete_sighting(transaction, document_id, new.run_id)
         if old.run_id is not None:
             changes.put_sighting(transaction, document_id, old.run_id, old.created)
-    settle(transaction, Target(document_id), old, new, scribe, action="update")
+    contents.settle(transaction, Target(document_id), old, new, scribe, action="update")
     return new
 
 

@@ -14,7 +14,7 @@ import lmdb
 
 from kvcatalog import layout, schema
 from kvcatalog.blobs import BlobStat, BlobStore, Publication
-from kvcatalog.finalize import _Finalizing, _Stored
+from kvcatalog.finalize import DownloadOutcome, _Finalizing
 from kvcatalog.fs_layout.folders import RootFolder
 from kvcatalog.holds import Holds
 from kvcatalog.kv import engine, preflight
@@ -22,9 +22,10 @@ from kvcatalog.kv.codec import Codec
 from kvcatalog.kv.environment import Environment
 from kvcatalog.kv.table import Table
 from kvcatalog.kv.transaction import WriteTransaction
-from kvcatalog.models import DocumentRecord, Registration, VariantRecord, VariantRegistration
+from kvcatalog.models import DocumentRecord, Registration, VariantRegistration
+from kvcatalog.placement import Placed
 from kvcatalog.removal import trash
-from kvcatalog.store import operations
+from kvcatalog.store import contents
 from kvcatalog.store.catalog_reader import CatalogReader
 from kvcatalog.store.catalog_upkeep import CatalogUpkeep
 from kvcatalog.store.protocol import CatalogStore
@@ -34,7 +35,7 @@ VARIABLE = "KVCATALOG_FAULT"
 
 _Registered = Registration | VariantRegistration
 
-_store, _register = _Finalizing._store, _Finalizing._register
+_attempt, _register = _Finalizing._attempt, _Finalizing._register
 _fsync, _open_raw, _decode = os.fsync, engine.open_raw, Codec.decode
 _put = WriteTransaction.put
 
@@ -43,25 +44,26 @@ def plant(mistake: str) -> None:
     """Put a mistake into this process; none for an empty name."""
     if mistake:
         owner, name, replacement = MISTAKES[mistake]
+        getattr(owner, name)  # what has another name now would be planted in vain
         setattr(owner, name, replacement)
 
 
-def _record_first(self: _Finalizing, sha256: str | None, same: DocumentRecord | VariantRecord | None) -> _Stored:
+def _record_first(self: _Finalizing, sha256: str | None) -> DownloadOutcome:
     """Register before the blob is stored."""
-    path = self.candidate.path
-    if self.config.layout == "cas":
-        path = layout.cas_relative_path(self.config.cas_prefix, bytes.fromhex(sha256 or ""))
+    path, config = self.candidate.path, self.placement.config
+    if config.layout == "cas":
+        path = layout.cas_relative_path(config.cas_prefix, bytes.fromhex(sha256 or ""))
     if self.catalog is not None:
-        stored = _Stored(None, self.store.uri_of(path), Publication("stored"))
+        stored = Placed(None, self.store.uri_of(path), Publication("stored"))
         _register(self, self.catalog, self._document(self.catalog), stored, sha256, self.catalog.blob_epoch())
-    return _store(self, sha256, same)
+    return _attempt(self, sha256)
 
 
 def _source_first(
     self: _Finalizing,
     catalog: CatalogStore,
     document: DocumentRecord | None,
-    stored: _Stored,
+    stored: Placed,
     *rest: Any,  # noqa: ANN401 - passed on
 ) -> _Registered:
     """Remove the temporary file before the record is made; a killed call cannot be made again."""
@@ -73,7 +75,7 @@ def _answer_first(
     self: _Finalizing,
     catalog: CatalogStore,
     document: DocumentRecord | None,
-    stored: _Stored,
+    stored: Placed,
     *rest: Any,  # noqa: ANN401 - passed on
 ) -> None:
     """Answer before the record is durable."""
@@ -153,7 +155,7 @@ def _everything(_store: BlobStore, _catalog: CatalogStore, _label: str, blobs: l
 
 
 MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
-    "record-first": (_Finalizing, "_store", _record_first),
+    "record-first": (_Finalizing, "_attempt", _record_first),
     "source-first": (_Finalizing, "_register", _source_first),
     "answer-first": (_Finalizing, "_register", _answer_first),
     "written-in-place": (_Finalizing, "_publish", _written_in_place),
@@ -167,7 +169,7 @@ MISTAKES: dict[str, tuple[object, str, Callable[..., object]]] = {
     "lock-file-not-backed": (preflight, "prepare_lock_file", _nothing),
     "root-not-checked": (RootFolder, "descriptor", _whatever_is_there),
     "fork-not-noticed": (Environment, "forked", _nothing),
-    "condemned-not-checked": (operations, "_refuse_condemned", _nothing),
+    "condemned-not-checked": (contents, "refuse_condemned", _nothing),
     "conflicts-not-asked": (CatalogReader, "referenced", _without_conflicts),
     "holds-not-asked": (Holds, "of_place", lambda *_: []),
     "trash-not-looked-at": (trash, "_unwanted", _everything),
