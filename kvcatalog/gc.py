@@ -145,22 +145,8 @@ class _Search:
         return None
 
     def _former_owner(self, entry: JournalEntry) -> FormerOwner:
-        before = {field: values[0] for field, values in entry.changes.items()}
         document = None if entry.document_id is None else self.catalog.get_by_id(entry.document_id)
-
-        def fact(field: str) -> str | None:
-            value = before.get(field, getattr(document, field, None))
-            return None if value is None else str(value)
-
-        return FormerOwner(
-            entry.document_id,
-            entry.at,
-            entry.action,
-            artifact_id=fact("artifact_id"),
-            source_url=fact("source_url"),
-            resolver=fact("resolver"),
-            variant=fact("variant"),
-        )
+        return FormerOwner.of(entry, document)
 
 
 def _dropped(entry: JournalEntry, uri: str) -> bool:

@@ -6,7 +6,7 @@ A digest is 64 lowercase hex digits, a size is bytes, a time is an aware `dateti
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, Self, TypedDict
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -77,6 +77,22 @@ class RegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):
     on_conflict: OnConflict = "keep"
     blob_epoch: int | None = None
     links: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, record: DocumentRecord, links: tuple[str, ...] = ()) -> Self:
+        """Return what registers a record as it is, but for its id and the time of its last change."""
+        return cls(
+            artifact_id=record.artifact_id,
+            source_url=record.source_url,
+            resolver=record.resolver,
+            bytes=record.bytes,
+            storage_uri=record.storage_uri,
+            content_type=record.content_type,
+            sha256=record.sha256,
+            run_id=record.run_id,
+            created_at=record.created_at,
+            links=links,
+        )
 
 
 class VariantRegistrationRequest(Struct, frozen=True, kw_only=True, gc=False):

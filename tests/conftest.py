@@ -15,7 +15,7 @@ from kvcatalog.kv import engine
 from kvcatalog.kv.environment import Environment
 from tests.support import close_all, made, mounted
 
-pytest_plugins = ("tests.servers", "tests.buckets")
+pytest_plugins = ("tests.servers", "tests.buckets", "tests.web")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A run in the background is born so, and so would be the programs that tests interrupt.

@@ -4,11 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -19,7 +18,8 @@ from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
 from kvcatalog.pipeline import running
 from kvcatalog.uris import file_path
-from tests.web import PDF, Web, served
+from tests.command_line import Cli, Ran
+from tests.web import PDF, Web
 
 INTERRUPTED = """
 import signal, sys
@@ -42,36 +42,10 @@ main()
 HOSTILE = "W\x1b[31m\u202e"
 
 
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.out)
-        return found
-
-
-Cli = Callable[..., Ran]
-
-
 @pytest.fixture(autouse=True)
 def _no_environment(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("PYTHONPATH", str(Path(kvcatalog.__file__).parents[1]))
-
-
-@pytest.fixture(scope="module")
-def shared_web() -> Iterator[Web]:
-    with served() as web:
-        yield web
-
-
-@pytest.fixture
-def web(shared_web: Web) -> Web:
-    shared_web.requests.clear()
-    return shared_web
 
 
 @pytest.fixture
@@ -103,14 +77,14 @@ class TestAdd:
         ran = cli("--json", "add", "paper.pdf", *key)
         assert (ran.status, ran.err) == (ExitStatus.DONE, "1 registered\n")
         (record,) = records()
-        (row,) = ran.rows
+        (row,) = ran.json
         assert (row["outcome"], row["id"], row["storage_uri"]) == ("registered", record.id, record.storage_uri)
         assert (record.artifact_id, record.source_url) == ("doi:10.1/x", "https://e.org/a.pdf")
         assert (record.resolver, record.run_id, record.content_type) == ("manual", "r1", "application/pdf")
         assert blob(record).read_bytes() == PDF
         assert blob(record).is_relative_to(tmp_path / "docs")
         assert Path("paper.pdf").exists()
-        assert cli("--json", "add", "paper.pdf", *key).rows[0]["outcome"] == "existing"
+        assert cli("--json", "add", "paper.pdf", *key).json[0]["outcome"] == "existing"
 
     def test_several_files_are_documents_of_their_own(self, cli: Cli) -> None:
         for name in ("a b.pdf", "c.unknown"):
@@ -140,7 +114,7 @@ class TestAdd:
         key = ("--artifact-id", "W1", "--url", "https://e.org/a.pdf")
         ran = cli("--json", "add", "a.txt", *key, "--variant", "text")
         assert ran.status == ExitStatus.FINDINGS
-        assert "no document" in ran.rows[0]["reason"]
+        assert "no document" in ran.json[0]["reason"]
         assert cli("add", "a.pdf", *key).status == ExitStatus.DONE
         assert cli("add", "a.txt", *key, "--variant", "text").status == ExitStatus.DONE
         with open_catalog("state/catalog.lmdb") as catalog:
@@ -151,14 +125,14 @@ class TestAdd:
         cli("add", "a.pdf", "--artifact-id", "W1")
         Path("a.pdf").write_bytes(b"other")
         ran = cli("--json", "add", "a.pdf", "--artifact-id", "W1")
-        assert (ran.status, ran.rows[0]["outcome"]) == (ExitStatus.DONE, "conflict")
+        assert (ran.status, ran.json[0]["outcome"]) == (ExitStatus.DONE, "conflict")
         (record,) = records()
         assert blob(record).read_bytes() == PDF
 
     def test_without_a_catalog_a_file_is_stored(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KVCATALOG_CATALOG__ENABLED", "false")
         Path("a.pdf").write_bytes(PDF)
-        (row,) = cli("--json", "add", "a.pdf", "--artifact-id", "W1").rows
+        (row,) = cli("--json", "add", "a.pdf", "--artifact-id", "W1").json
         assert (row["outcome"], row["id"]) == ("stored", None)
         assert Path("docs/W1/a.pdf").read_bytes() == PDF
         assert not Path("state").exists()
@@ -214,7 +188,7 @@ class TestAdd:
         Path(name).write_text(mapping)
         ran = cli("--json", "add", "--from", name)
         assert ran.status == ExitStatus.FINDINGS
-        failed = {row["line"]: row["reason"] for row in ran.rows if row["outcome"] == "error"}
+        failed = {row["line"]: row["reason"] for row in ran.json if row["outcome"] == "error"}
         assert failed.keys() == reasons.keys()
         assert [line for line, reason in reasons.items() if reason not in failed[line]] == []
         assert [record.artifact_id for record in records()] == ["W1"]
@@ -273,18 +247,18 @@ class TestFetch:
         urls = [f"{web.url}/ok/1", f"{web.url}/gzip"]
         ran = cli("--json", "fetch", *urls, "--run", "r1")
         assert (ran.status, ran.err) == (ExitStatus.DONE, "2 stored (176 kB), 0 passed over, 0 failed\n")
-        assert {row["url"] for row in ran.rows} == set(urls)
+        assert {row["url"] for row in ran.json} == set(urls)
         assert {record.artifact_id for record in records()} == set(urls)
         assert {(record.resolver, record.run_id) for record in records()} == {("direct", "r1")}
         assert len(Path("state/manifest.jsonl").read_text().splitlines()) == 2
         again = cli("--json", "fetch", *urls)
-        assert (again.status, {row["reason"] for row in again.rows}) == (ExitStatus.DONE, {"have"})
+        assert (again.status, {row["reason"] for row in again.json}) == (ExitStatus.DONE, {"have"})
         assert web.requests == {"/ok/1": 1, "/gzip": 1}
 
     def test_a_failure_is_told_and_the_others_go_on(self, cli: Cli, web: Web) -> None:
         ran = cli("--json", "fetch", f"{web.url}/status/404", f"{web.url}/ok/1", "--artifact-id", "W1")
         assert ran.status == ExitStatus.FINDINGS
-        assert {row["reason"] for row in ran.rows} == {"http-404", None}
+        assert {row["reason"] for row in ran.json} == {"http-404", None}
         assert [record.artifact_id for record in records()] == ["W1"]
 
     @pytest.mark.parametrize(
@@ -314,26 +288,26 @@ class TestFetch:
         text = json.dumps({"url": f"{web.url}/ok/1"}) + "\n" + bad
         ran = cli("--json", "fetch", "-i", "-", given=text.encode())
         assert ran.status == ExitStatus.FINDINGS
-        assert {(row["line"], row["reason"]) for row in ran.rows if row["outcome"] == "error"} == {
+        assert {(row["line"], row["reason"]) for row in ran.json if row["outcome"] == "error"} == {
             (2, "there is no url"),
             (None, "unsupported-scheme"),
             (None, "invalid-url"),
             (5, "no JSON"),
         }
-        assert [row["line"] for row in cli("--json", "fetch", "-i", "-", given=b'{"url":3}').rows] == [1]
+        assert [row["line"] for row in cli("--json", "fetch", "-i", "-", given=b'{"url":3}').json] == [1]
         table = cli("fetch", "-i", "-", given=text.encode())
         assert "x:\\x1b\\u202e" in table.out
         assert "\x1b" not in table.out + table.err
 
     def test_limits(self, cli: Cli, web: Web) -> None:
         ran = cli("--json", "fetch", f"{web.url}/endless", "--max-bytes", "1.5MB")
-        assert [row["reason"] for row in ran.rows] == ["too-large"]
+        assert [row["reason"] for row in ran.json] == ["too-large"]
         ran = cli("--json", "fetch", f"{web.url}/drip", "--timeout", "0.3")
-        assert [row["reason"] for row in ran.rows] == ["timeout"]
+        assert [row["reason"] for row in ran.json] == ["timeout"]
 
     def test_a_dry_run_fetches_and_writes_nothing(self, cli: Cli, web: Web, tmp_path: Path) -> None:
         ran = cli("--json", "fetch", f"{web.url}/ok/1", "--dry-run")
-        assert (ran.status, [row["reason"] for row in ran.rows]) == (ExitStatus.DONE, ["dry-run"])
+        assert (ran.status, [row["reason"] for row in ran.json]) == (ExitStatus.DONE, ["dry-run"])
         assert ran.err == "1 would be fetched, 0 passed over, 0 refused\n"
         assert list(tmp_path.iterdir()) == []
         assert not web.requests
@@ -415,7 +389,7 @@ class TestRoot:
     )
     def test_a_bucket(self, cli: Cli, root: str, prefix: str) -> None:
         ran = cli("--root", root, "--json", "config", "show")
-        values = {row["key"]: (row["value"], row["origin"]) for row in ran.rows}
+        values = {row["key"]: (row["value"], row["origin"]) for row in ran.json}
         assert values["storage.backend"] == ("s3", "flag")
         assert values["storage.s3_bucket"] == ("b", "flag")
         assert values["storage.s3_prefix"] == (prefix, "flag")

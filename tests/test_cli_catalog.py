@@ -9,7 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,26 +17,15 @@ import kvcatalog
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
 from kvcatalog.store import open_catalog
+from tests.command_line import Cli, Ran
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kvcatalog.store.protocol import CatalogStore
 
 A = "a1b2" + "0" * 60
 B = "a1b3" + "0" * 60
 C = "c0de" + "0" * 60
 CREATED = datetime(2025, 1, 1, tzinfo=UTC)
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +80,7 @@ def fill(catalog: CatalogStore, present: str, missing: str) -> None:
 
 
 @pytest.fixture
-def cli(path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def cli(path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
     def call(*arguments: str) -> Ran:
         capsys.readouterr()
         status = run(["--catalog", str(path), *arguments])
@@ -106,7 +95,7 @@ def program(*arguments: str, **settings: Any) -> subprocess.CompletedProcess[str
 
 
 class TestShow:
-    def test_everything_about_a_record(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_everything_about_a_record(self, cli: Cli, tmp_path: Path) -> None:
         (record,) = cli("--json", "show", "1").json
         assert record["artifact_id"] == "doi:10.1/x"
         assert record["created_at"] == "2025-01-01T00:00:00.000000Z"
@@ -130,18 +119,16 @@ class TestShow:
             ("c0de", [1]),
         ],
     )
-    def test_an_item_may_be_an_id_an_artifact_a_url_or_a_digest(
-        self, cli: Callable[..., Ran], item: str, ids: list[int]
-    ) -> None:
+    def test_an_item_may_be_an_id_an_artifact_a_url_or_a_digest(self, cli: Cli, item: str, ids: list[int]) -> None:
         assert [record["id"] for record in cli("--json", "show", item).json] == ids
 
-    def test_fewer_than_four_characters_are_no_digest(self, cli: Callable[..., Ran]) -> None:
+    def test_fewer_than_four_characters_are_no_digest(self, cli: Cli) -> None:
         assert cli("show", "a1b").status == ExitStatus.NOT_FOUND
         with_kind = cli("show", "--kind", "digest", "a1b")
         assert with_kind.status == ExitStatus.USAGE
         assert "4 to 64 hex digits" in with_kind.err
 
-    def test_ambiguity_lists_the_candidates(self, path: Path, cli: Callable[..., Ran]) -> None:
+    def test_ambiguity_lists_the_candidates(self, path: Path, cli: Cli) -> None:
         with open_catalog(str(path)) as catalog:
             catalog.register(
                 artifact_id="w", source_url="u", resolver="r", bytes=1, sha256="a1b2" + "1" * 60, storage_uri="s3://b/w"
@@ -152,19 +139,19 @@ class TestShow:
         assert "a1b2" + "1" * 60 in ran.err
         assert ran.out == ""
 
-    def test_the_kind_settles_what_looks_like_two_things(self, path: Path, cli: Callable[..., Ran]) -> None:
+    def test_the_kind_settles_what_looks_like_two_things(self, path: Path, cli: Cli) -> None:
         with open_catalog(str(path)) as catalog:
             catalog.register(artifact_id="1", source_url="u", resolver="r", bytes=1, storage_uri="s3://b/w")
         assert [record["id"] for record in cli("show", "1", "--json").json] == [1]
         assert [record["id"] for record in cli("show", "1", "--json", "--kind", "artifact").json] == [4]
         assert cli("show", "x", "--kind", "id").status == ExitStatus.USAGE
 
-    def test_a_file_of_another_size_shows(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_a_file_of_another_size_shows(self, cli: Cli, tmp_path: Path) -> None:
         (tmp_path / "a b.pdf").write_bytes(b"short")
         assert cli("--json", "show", "1").json[0]["blob"] == "other size"
         assert cli("--json", "show", "2").json[0]["blob"] == "missing"
 
-    def test_a_blob_of_a_root_that_is_gone_is_unreachable(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_a_blob_of_a_root_that_is_gone_is_unreachable(self, cli: Cli, tmp_path: Path) -> None:
         (tmp_path / "new.pdf").write_bytes(b"the bytes")
         assert cli("--root", "docs", "add", "new.pdf", "--artifact-id", "n").status == ExitStatus.DONE
         stored = tmp_path / "docs" / "n" / "new.pdf"
@@ -182,26 +169,26 @@ class TestShow:
         stored.write_bytes(blob)
         assert cli("--json", "where", "n").json[0]["blob"] == "present"
 
-    def test_control_characters_are_written_out(self, cli: Callable[..., Ran]) -> None:
+    def test_control_characters_are_written_out(self, cli: Cli) -> None:
         ran = cli("show", "3")
         assert r"W3\x1b[31m\u202e" in ran.out
         assert "\x1b" not in ran.out
 
-    def test_what_is_not_there_is_not_found(self, cli: Callable[..., Ran]) -> None:
+    def test_what_is_not_there_is_not_found(self, cli: Cli) -> None:
         ran = cli("show", "nothing\x1b[31m")
         assert (ran.status, ran.out) == (ExitStatus.NOT_FOUND, "")
         assert r"nothing\x1b[31m is not in the catalog" in ran.err
 
 
 class TestWhere:
-    def test_documents_and_their_variants(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_documents_and_their_variants(self, cli: Cli, tmp_path: Path) -> None:
         rows = cli("--json", "where", "doi:10.1/x").json
         assert [(row["storage_uri"], row["id"], row["variant"]) for row in rows] == [
             ((tmp_path / "a b.pdf").as_uri(), 1, None),
             ("s3://bucket/x.html", 1, "html"),
         ]
 
-    def test_a_digest_names_its_own_places_only(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_a_digest_names_its_own_places_only(self, cli: Cli, tmp_path: Path) -> None:
         rows = cli("--json", "where", "a1b2").json
         assert [row["storage_uri"] for row in rows] == [
             (tmp_path / "a b.pdf").as_uri(),
@@ -211,7 +198,7 @@ class TestWhere:
 
 
 class TestHave:
-    def test_all_there_is_0_and_one_missing_is_1(self, cli: Callable[..., Ran]) -> None:
+    def test_all_there_is_0_and_one_missing_is_1(self, cli: Cli) -> None:
         assert cli("have", "https://e.org/x", "doi:10.1/y", A).status == ExitStatus.DONE
         ran = cli("--json", "have", "https://e.org/x", "https://e.org/none")
         assert ran.status == ExitStatus.FINDINGS
@@ -220,10 +207,10 @@ class TestHave:
             ("https://e.org/none", False, []),
         ]
 
-    def test_ids_of_what_holds_the_items(self, cli: Callable[..., Ran]) -> None:
+    def test_ids_of_what_holds_the_items(self, cli: Cli) -> None:
         assert cli("have", "--format", "ids", A, "nothing", "doi:10.1/y").out == "1\n2\n2\n"
 
-    def test_a_file_is_found_by_its_content(self, cli: Callable[..., Ran], path: Path, tmp_path: Path) -> None:
+    def test_a_file_is_found_by_its_content(self, cli: Cli, path: Path, tmp_path: Path) -> None:
         (tmp_path / "new.pdf").write_bytes(b"the bytes")
         digest = hashlib.sha256(b"the bytes").hexdigest()
         assert cli("have", "new.pdf").status == ExitStatus.FINDINGS
@@ -244,11 +231,11 @@ class TestHave:
             "nothing,artifact,false,[]",
         ]
 
-    def test_a_name_that_no_file_can_have_is_no_file(self, cli: Callable[..., Ran]) -> None:
+    def test_a_name_that_no_file_can_have_is_no_file(self, cli: Cli) -> None:
         rows = cli("--json", "have", "x" * 5000, "https://e.org/x").json
         assert [row["held"] for row in rows] == [False, True]
 
-    def test_a_file_that_cannot_be_read_is_not_held(self, cli: Callable[..., Ran], path: Path, tmp_path: Path) -> None:
+    def test_a_file_that_cannot_be_read_is_not_held(self, cli: Cli, path: Path, tmp_path: Path) -> None:
         (tmp_path / "new.pdf").write_bytes(b"the bytes")
         digest = hashlib.sha256(b"the bytes").hexdigest()
         with open_catalog(str(path)) as catalog:
@@ -268,7 +255,7 @@ class TestHave:
         ("kind", "bad"), [("any", b"a\0b"), ("file", b"a\0b"), ("url", b"a\0"), ("any", b"\xff\xfe")]
     )
     def test_what_nothing_that_is_stored_can_be_is_not_there(
-        self, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, kind: str, bad: bytes
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch, kind: str, bad: bytes
     ) -> None:
         lines = b"\n".join((b"", b"  ", bad, A.encode() if kind != "file" else b"none", b""))
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
@@ -278,9 +265,7 @@ class TestHave:
         assert ran.err == ""
 
     @pytest.mark.parametrize(("kind", "bad"), [("digest", "a1b2"), ("any", ""), ("url", "")])
-    def test_an_item_that_cannot_be_asked_is_named_by_number(
-        self, cli: Callable[..., Ran], kind: str, bad: str
-    ) -> None:
+    def test_an_item_that_cannot_be_asked_is_named_by_number(self, cli: Cli, kind: str, bad: str) -> None:
         ran = cli("have", "--kind", kind, A, bad)
         assert ran.status == ExitStatus.USAGE
         assert "item 2" in ran.err
@@ -300,27 +285,27 @@ class TestHave:
 
 
 class TestWhy:
-    def test_who_refers_to_a_file_and_where_else_its_content_is(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_who_refers_to_a_file_and_where_else_its_content_is(self, cli: Cli, tmp_path: Path) -> None:
         (answer,) = cli("--json", "why", "a b.pdf").json
         assert answer["without_it"] == ("1 document would lose its bytes; the same content lies in 1 other place")
         assert [(each["kind"], each["document_id"]) for each in answer["references"]] == [("document", 1)]
         assert [each["storage_uri"] for each in answer["copies"]] == [(tmp_path / "gone.pdf").as_uri()]
 
-    def test_a_conflict_refers_to_its_blob(self, cli: Callable[..., Ran]) -> None:
+    def test_a_conflict_refers_to_its_blob(self, cli: Cli) -> None:
         (answer,) = cli("--json", "why", "s3://bucket/other").json
         assert [(each["kind"], each["document_id"]) for each in answer["references"]] == [("conflict", 1)]
 
-    def test_an_id_covers_its_variants(self, cli: Callable[..., Ran]) -> None:
+    def test_an_id_covers_its_variants(self, cli: Cli) -> None:
         (answer,) = cli("--json", "why", "1").json
         assert {each["kind"] for each in answer["references"]} == {"document", "variant"}
 
-    def test_a_digest_covers_all_its_places(self, cli: Callable[..., Ran]) -> None:
+    def test_a_digest_covers_all_its_places(self, cli: Cli) -> None:
         (answer,) = cli("--json", "why", "a1b2").json
         assert [each["document_id"] for each in answer["references"]] == [1, 2]
         assert answer["copies"] == []
 
     @pytest.mark.parametrize("item", ["2", "gone.pdf"])
-    def test_what_was_deleted_is_in_the_journal(self, cli: Callable[..., Ran], path: Path, item: str) -> None:
+    def test_what_was_deleted_is_in_the_journal(self, cli: Cli, path: Path, item: str) -> None:
         with open_catalog(str(path)) as catalog:
             catalog.delete(2, reason="a duplicate")
         (answer,) = cli("--json", "why", item).json
@@ -328,7 +313,7 @@ class TestWhy:
         assert "nothing would break" in answer["without_it"]
         assert [(entry["document_id"], entry["reason"]) for entry in answer["journal"]] == [(2, "a duplicate")]
 
-    def test_a_stranger_is_not_found(self, cli: Callable[..., Ran]) -> None:
+    def test_a_stranger_is_not_found(self, cli: Cli) -> None:
         ran = cli("why", "stranger.pdf")
         assert ran.status == ExitStatus.NOT_FOUND
         assert "nothing refers to stranger.pdf" in ran.err
@@ -347,10 +332,10 @@ class TestSearch:
             (["created<2025-01-01"], []),
         ],
     )
-    def test_filters(self, cli: Callable[..., Ran], filters: list[str], ids: list[str]) -> None:
+    def test_filters(self, cli: Cli, filters: list[str], ids: list[str]) -> None:
         assert cli("--format", "ids", "search", *filters).out.split() == ids
 
-    def test_pages_join_without_gap_or_repetition(self, cli: Callable[..., Ran]) -> None:
+    def test_pages_join_without_gap_or_repetition(self, cli: Cli) -> None:
         found: list[str] = []
         more: list[str] = []
         for _ in range(3):
@@ -362,7 +347,7 @@ class TestSearch:
         assert not more
         assert cli("--format", "ids", "search", "--limit", "0").out.split() == ["1", "2", "3"]
 
-    def test_csv_has_every_column(self, cli: Callable[..., Ran]) -> None:
+    def test_csv_has_every_column(self, cli: Cli) -> None:
         header, first, *_ = cli("--format", "csv", "search").out.splitlines()
         assert (
             header
@@ -370,7 +355,7 @@ class TestSearch:
         )
         assert first.startswith(f"1,doi:10.1/x,https://e.org/x,unpaywall,application/pdf,10,{A},file:///")
 
-    def test_a_mistake_in_a_filter_is_usage(self, cli: Callable[..., Ran]) -> None:
+    def test_a_mistake_in_a_filter_is_usage(self, cli: Cli) -> None:
         ran = cli("search", "bytes>1XB")
         assert ran.status == ExitStatus.USAGE
         assert "bytes>1XB: at character 7" in ran.err
@@ -382,7 +367,7 @@ class TestImportManifest:
         ' "content_type": "text/html", "bytes": 4, "storage_uri": "s3://bucket/9", "run_id": "r9"}\n'
     )
 
-    def test_lines_become_records_once(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_lines_become_records_once(self, cli: Cli, tmp_path: Path) -> None:
         (tmp_path / "m.jsonl").write_text(self.LINE, encoding="utf-8")
         ran = cli("--json", "import-manifest", "m.jsonl")
         assert ran.status == ExitStatus.DONE
@@ -391,9 +376,7 @@ class TestImportManifest:
         assert cli("--json", "import-manifest", "m.jsonl").json[0]["registered"] == 0
         assert cli("--json", "search", "run=r9").json[0]["artifact_id"] == "W9"
 
-    def test_a_line_that_is_not_understood_is_a_finding_and_is_kept(
-        self, cli: Callable[..., Ran], tmp_path: Path
-    ) -> None:
+    def test_a_line_that_is_not_understood_is_a_finding_and_is_kept(self, cli: Cli, tmp_path: Path) -> None:
         (tmp_path / "m.jsonl").write_text(self.LINE + "{broken\n", encoding="utf-8")
         ran = cli("import-manifest", "m.jsonl", "--rejects", "bad.jsonl")
         assert ran.status == ExitStatus.FINDINGS
@@ -405,7 +388,7 @@ class TestImportManifest:
         assert "give a new file" in again.err
 
     def test_a_dry_run_changes_nothing_and_needs_no_catalog(
-        self, cli: Callable[..., Ran], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "m.jsonl").write_text(self.LINE, encoding="utf-8")
         assert cli("--json", "import-manifest", "--dry-run", "m.jsonl").json[0]["registered"] == 1
@@ -417,7 +400,7 @@ class TestImportManifest:
         assert run(["--catalog", str(new), "import-manifest", "m.jsonl"]) == ExitStatus.DONE
         assert new.exists()
 
-    def test_options_reach_the_import(self, cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def test_options_reach_the_import(self, cli: Cli, tmp_path: Path) -> None:
         folder = tmp_path / "files"
         folder.mkdir()
         (folder / "d.pdf").write_bytes(b"1234")
@@ -482,21 +465,21 @@ class TestImportManifest:
         assert "switched off" in capsys.readouterr().err
         assert run(["-c", "c.yaml", "show", "1"]) == ExitStatus.DONE
 
-    def test_a_manifest_that_is_not_there_is_usage(self, cli: Callable[..., Ran]) -> None:
+    def test_a_manifest_that_is_not_there_is_usage(self, cli: Cli) -> None:
         ran = cli("import-manifest", "none.jsonl")
         assert ran.status == ExitStatus.USAGE
         assert "none.jsonl" in ran.err
 
 
 class TestFigures:
-    def test_stats(self, cli: Callable[..., Ran]) -> None:
+    def test_stats(self, cli: Cli) -> None:
         figures = cli("--json", "stats").json
         assert figures["documents"] == 3
         assert {"resolver": "unpaywall", "documents": 1, "bytes": 10} in figures["by_resolver"]
         assert "documents" in cli("stats").out
         assert cli("--format", "ids", "stats").status == ExitStatus.USAGE
 
-    def test_dedup_report(self, cli: Callable[..., Ran]) -> None:
+    def test_dedup_report(self, cli: Cli) -> None:
         ran = cli("--json", "dedup-report")
         assert ran.json == [
             {"sha256": A, "bytes": 10, "document_count": 2, "variant_count": 0}
@@ -507,7 +490,7 @@ class TestFigures:
         assert cli("dedup-report", "--format", "ids", "--limit", "0").out == A + "\n"
         assert cli("-q", "dedup-report").err == ""
 
-    def test_the_most_wasteful_come_first(self, cli: Callable[..., Ran], path: Path) -> None:
+    def test_the_most_wasteful_come_first(self, cli: Cli, path: Path) -> None:
         with open_catalog(str(path)) as catalog:
             catalog.register(
                 artifact_id="b", source_url="b", resolver="r", bytes=2_000_000, sha256=B, storage_uri="s3://b/b"

@@ -12,6 +12,7 @@ import pytest
 from kvcatalog import open_catalog
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
+from tests import command_line
 from tests.copies import fill
 
 SOURCE, TARGET = "source.lmdb", "target.lmdb"
@@ -24,9 +25,7 @@ def _in_a_folder_of_its_own(workplace: Path) -> None:
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run(["copy", *arguments, "--json"])
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
+    return command_line.answer(capsys, "copy", *arguments, "--json")
 
 
 def figures(rows: Any, name: str) -> dict[str, int]:

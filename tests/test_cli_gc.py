@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +14,7 @@ from kvcatalog.errors import StorageFullError
 from kvcatalog.fs_layout import FileBlobStore
 from kvcatalog.removal import executing, trash
 from kvcatalog.removal.executing import Batch
+from tests.command_line import answer
 from tests.gc_store import aged, tree
 
 ORPHAN = "data/docs/doi_10_b/b.pdf"
@@ -33,12 +32,6 @@ def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stray.write_bytes(b"stray")
     aged(stray, 30)
     capsys.readouterr()
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run(arguments)
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
 
 
 def uri(path: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kvcatalog import open_catalog
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
+from tests.command_line import answer
 from tests.gc_store import tree
 from tests.web import PDF, Web
 
@@ -27,19 +25,6 @@ def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/docs/a/a.pdf").rename("data/docs/work/moved.pdf")
     Path("data/docs/work/stray.pdf").write_bytes(b"stray")
     capsys.readouterr()
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    served = Web()
-    yield served
-    served.close()
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run(arguments)
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
 
 
 @pytest.mark.parametrize("arguments", [(), ("--artifact-from", "x:{folder}/{stem}", "--refetch")])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
+from tests.command_line import answer
 from tests.gc_store import tree
 
 
@@ -20,12 +19,6 @@ def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         Path(f"{name}.pdf").write_bytes(name.encode() * 10)
         assert run(["add", f"{name}.pdf", "--artifact-id", f"doi:10/{name}"]) == ExitStatus.DONE
     capsys.readouterr()
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run(arguments)
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kvcatalog import clock, open_catalog
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
+from tests.command_line import answer
 from tests.gc_store import tree
 
 RULES = """
@@ -38,12 +37,6 @@ def _store(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
             created = now - timedelta(days=100 - number)
             catalog.register(artifact_id=name, **facts, storage_uri=record.storage_uri, created_at=created)
     capsys.readouterr()
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run(arguments)
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
 
 
 @pytest.mark.parametrize(

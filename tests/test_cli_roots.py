@@ -1,25 +1,17 @@
 """Roots on the command line."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kvcatalog.cli.exit_status import ExitStatus
-from kvcatalog.cli.group import run
+from tests.command_line import answer
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(workplace: Path) -> None:
     (workplace / "a.pdf").write_bytes(b"one")
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run(arguments)
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
 
 
 def states(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[str]]:

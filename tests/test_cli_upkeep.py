@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from kvcatalog import open_catalog, schema
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
 from kvcatalog.store.lmdb_catalog import LmdbCatalog
+from tests import command_line
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,7 @@ def path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    status = run([*arguments, "--json"])
-    written = capsys.readouterr()
-    return status, json.loads(written.out or "null"), written.err
+    return command_line.answer(capsys, *arguments, "--json")
 
 
 def break_index(path: str) -> None:

@@ -9,9 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -20,22 +19,9 @@ from kvcatalog import open_catalog
 from kvcatalog.cli import quantities
 from kvcatalog.cli.exit_status import ExitStatus
 from kvcatalog.cli.group import run
+from tests.command_line import Cli, Ran
 from tests.test_telemetry import LISTEN, REPORT, points
 from tests.test_telemetry import run as run_script
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.out)
-        return found
-
-
-Cli = Callable[..., Ran]
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +58,13 @@ class TestVerify:
         ran = cli("--json", "verify")
         assert (ran.status, ran.err.splitlines()[0]) == (ExitStatus.FINDINGS, "1 corrupt, 1 missing, 1 ok; 2 B read")
         assert "kvcatalog reconcile --refetch" in ran.err
-        assert [(row["result"], row["document_ids"]) for row in ran.rows] == [("corrupt", [2]), ("missing", [3])]
-        assert [row["advice"] for row in ran.rows] == [
+        assert [(row["result"], row["document_ids"]) for row in ran.json] == [("corrupt", [2]), ("missing", [3])]
+        assert [row["advice"] for row in ran.json] == [
             f"kvcatalog reconcile id={number} --refetch" for number in (2, 3)
         ]
-        for row in ran.rows:
+        for row in ran.json:
             assert cli(*shlex.split(row["advice"])[1:]).status == ExitStatus.FINDINGS  # that it is lost: nobody has it
-        assert [row["result"] for row in cli("--json", "verify", "--all").rows] == ["ok", "corrupt", "missing"]
+        assert [row["result"] for row in cli("--json", "verify", "--all").json] == ["ok", "corrupt", "missing"]
         assert cli("--format", "ids", "verify").out == "2\n3\n"
         assert cli("-q", "verify").err == ""
 
@@ -112,13 +98,13 @@ class TestVerify:
                 place.parent.symlink_to(Path("aside").absolute())
         ran = cli("--json", "verify")
         assert ran.status == ExitStatus.FINDINGS
-        (row,) = ran.rows
+        (row,) = ran.json
         assert (row["result"], row["document_ids"], row["bytes_read"]) == ("missing", [2], 0)
         assert row["detail"].startswith("something else is in its place: ")
         assert row["advice"] == "kvcatalog reconcile id=2 --refetch"
-        assert cli("--json", "where", "2").rows[0]["blob"] == "missing"
+        assert cli("--json", "where", "2").json[0]["blob"] == "missing"
         shutil.rmtree("data/docs/.kvcatalog")
-        assert cli("--json", "verify").rows[0]["result"] == "unreachable"
+        assert cli("--json", "verify").json[0]["result"] == "unreachable"
 
     @pytest.mark.parametrize(
         ("chosen", "ids"),
@@ -134,10 +120,10 @@ class TestVerify:
     )
     def test_blobs_are_chosen_as_elsewhere(self, cli: Cli, chosen: tuple[str, ...], ids: list[int]) -> None:
         ran = cli("--json", "verify", "--all", *chosen)
-        assert (ran.status, [row["document_ids"] for row in ran.rows]) == (ExitStatus.DONE, [[each] for each in ids])
+        assert (ran.status, [row["document_ids"] for row in ran.json]) == (ExitStatus.DONE, [[each] for each in ids])
 
     def test_a_named_record_is_told_of_also_when_it_is_in_order(self, cli: Cli) -> None:
-        (row,) = cli("--json", "verify", "1").rows
+        (row,) = cli("--json", "verify", "1").json
         assert (row["result"], row["bytes_read"]) == ("ok", 1)
         assert cli("verify", "9").status == ExitStatus.NOT_FOUND
 
@@ -172,20 +158,20 @@ class TestVerify:
         os.mkdir("data/docs")
         ran = cli("--json", "verify", "--quarantine")
         assert (ran.status, ran.err) == (ExitStatus.UNAVAILABLE, "3 unreachable\n")
-        (row,) = ran.rows
+        (row,) = ran.json
         assert (row["result"], row["document_ids"]) == ("unreachable", [])
         assert os.listdir("data/docs") == []
 
     def test_quarantine_is_told_and_shown(self, cli: Cli) -> None:
         tamper("a")
-        assert "quarantined" not in json.dumps(cli("--json", "show", "1").rows[0]["variants"])
-        (row,) = cli("--json", "verify", "--quarantine").rows
+        assert "quarantined" not in json.dumps(cli("--json", "show", "1").json[0]["variants"])
+        (row,) = cli("--json", "verify", "--quarantine").json
         assert row["quarantined"].startswith("file://")
         assert not blob("a").exists()
-        (shown,) = cli("--json", "show", "1").rows
+        (shown,) = cli("--json", "show", "1").json
         assert (shown["check"], shown["quarantined"]) == ("missing", row["quarantined"])
         assert shown["checked_at"] == row["checked_at"]
-        (again,) = cli("--json", "verify", "1").rows
+        (again,) = cli("--json", "verify", "1").json
         assert (again["result"], again["quarantined"]) == ("missing", row["quarantined"])
         (entry,) = (
             each for each in json.loads(cli("--json", "why", "1").out)[0]["journal"] if each["action"] != "root"
@@ -193,7 +179,7 @@ class TestVerify:
         assert (entry["action"], entry["command"]) == ("quarantine", "verify")
 
     def test_a_check_is_shown(self, cli: Cli) -> None:
-        assert cli("--json", "show", "1").rows[0]["check"] is None
+        assert cli("--json", "show", "1").json[0]["check"] is None
         cli("verify", "1")
         text = cli("show", "1").out
         assert "\ncheck         ok\n" in text
@@ -316,8 +302,8 @@ class TestDoctor:
     def test_all_is_well(self, cli: Cli) -> None:
         before = sorted(map(str, Path("data").rglob("*")))
         ran = cli("--json", "doctor")
-        assert (ran.status, {row["state"] for row in ran.rows}) == (ExitStatus.DONE, {"ok"})
-        assert {"hard links", "exclusive renames", "durable writes", "free space"} <= {row["check"] for row in ran.rows}
+        assert (ran.status, {row["state"] for row in ran.json}) == (ExitStatus.DONE, {"ok"})
+        assert {"hard links", "exclusive renames", "durable writes", "free space"} <= {row["check"] for row in ran.json}
         after = sorted(map(str, Path("data").rglob("*")))
         assert [path for path in after if path not in before] in ([], ["data/docs/.kvcatalog/staging"])
 
@@ -337,6 +323,6 @@ class TestDoctor:
 
 
 def problems(ran: Ran) -> list[str]:
-    found = [row for row in ran.rows if row["state"] == "problem"]
+    found = [row for row in ran.json if row["state"] == "problem"]
     assert all(row["advice"] for row in found)
     return [row["check"] for row in found]

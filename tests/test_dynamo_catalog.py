@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kvcatalog.errors import UnsupportedFormatError
+from kvcatalog.schema import FORMAT_KEY, FORMAT_VERSION, META, NUMBER_CODEC
+from kvcatalog.store.dynamo_catalog import DynamoCatalog
 from tests.catalog_races import CatalogRaces
 from tests.catalog_stores import CatalogStoreContract, Place, catalog, document
 from tests.dynamo_tables import Tables, tables
@@ -37,3 +40,14 @@ def test_a_recovered_table_is_another_generation_and_its_original_is_not(tables:
             assert recovered.register(**document(1)).outcome == "existing"
     with tables.open("original") as original:
         assert (original.identity, list(original.journal())) == (identity, [])
+
+
+@pytest.mark.parametrize(("version", "advice"), [(FORMAT_VERSION - 1, "copy"), (FORMAT_VERSION + 1, "Use a version")])
+def test_a_table_of_another_format_is_refused(tables: Tables, version: int, advice: str) -> None:
+    with tables.open("other") as catalog:
+        assert isinstance(catalog, DynamoCatalog)
+        row = NUMBER_CODEC.encode(FORMAT_KEY, version)
+        catalog._backend.submit(lambda transaction: transaction.put(META, FORMAT_KEY, row))
+    with pytest.raises(UnsupportedFormatError, match=f"has format {version}") as refused:
+        tables.open("other")
+    assert advice in refused.value.advice

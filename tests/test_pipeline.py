@@ -31,7 +31,7 @@ from kvcatalog.errors import (
 from kvcatalog.pipeline import Fetched, Item, Limits, Manifest, config_hash, running, transfer
 from kvcatalog.uris import file_uri
 from tests.support import wait_until
-from tests.web import PDF, Web, served
+from tests.web import PDF, Web
 
 LIMITS = Limits(
     connect_seconds=5,
@@ -60,18 +60,6 @@ Fetch = Callable[..., list[Fetched]]
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture(scope="module")
-def shared_web() -> Iterator[Web]:
-    with served() as web:
-        yield web
-
-
-@pytest.fixture
-def web(shared_web: Web) -> Web:
-    shared_web.requests.clear()
-    return shared_web
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from kvcatalog.s3_layout.body import Body
 from kvcatalog.s3_layout.connection import Connection
 from kvcatalog.s3_layout.keys import object_key, relative_path
 from tests.blob_stores import MARKER, PATHS, BlobStoreContract, cas, digest, local_file, publish
+from tests.buckets import without_accounts
 from tests.s3_double import Answer, Double, Request, serving
 from tests.servers import server
 from tests.support import child, finished, forked
@@ -106,16 +107,7 @@ def connection_of(endpoint_url: str | None) -> Connection:
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Keep away what this machine may know of real accounts."""
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    without_accounts(monkeypatch, "nobody", "nothing")
     return monkeypatch
 
 

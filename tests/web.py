@@ -11,8 +11,10 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from threading import Event, Lock, Thread
+
+import pytest
 
 PDF = b"%PDF-1.7\n" + b"oxygen in small ponds\n" * 4000
 
@@ -205,10 +207,15 @@ def redirect(target: bytes) -> bytes:
     return b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + target + b"\r\n\r\n"
 
 
-@contextmanager
-def served() -> Iterator[Web]:
+@pytest.fixture(scope="module")
+def shared_web() -> Iterator[Web]:
     web = Web()
-    try:
-        yield web
-    finally:
-        web.close()
+    yield web
+    web.close()
+
+
+@pytest.fixture
+def web(shared_web: Web) -> Web:
+    """The server of a module's tests, which has had no request yet."""
+    shared_web.requests.clear()
+    return shared_web

@@ -76,7 +76,7 @@ def journal(
         raise click.UsageError("--older-than and --apply belong to --prune")
     with invocation.open_catalog() as catalog:
         entries = _entries(catalog, since, document_id)
-        invocation.output.rows((_row(entry) for entry in entries), _COLUMNS, identity="sequence")
+        invocation.output.rows(map(entry_row, entries), _COLUMNS, identity="sequence")
         first = catalog.journal_start()
     if first > 1 and not isinstance(since, int):
         invocation.note(f"Entries before {first} were pruned.")
@@ -92,7 +92,8 @@ def _entries(catalog: CatalogStore, since: int | datetime | None, document_id: i
     return (entry for entry in entries if entry.at >= since)
 
 
-def _row(entry: JournalEntry) -> dict[str, Any]:
+def entry_row(entry: JournalEntry) -> dict[str, Any]:
+    """Return an entry of the journal as every command shows it."""
     return {
         "sequence": entry.sequence,
         "at": entry.at,

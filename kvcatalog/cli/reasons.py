@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from kvcatalog import uris, values
 from kvcatalog.cli.blobs import Glance
 from kvcatalog.cli.command import FILE_NAME, Command
+from kvcatalog.cli.history import entry_row
 from kvcatalog.cli.identify import find
 from kvcatalog.errors import InvalidValueError, NotFoundError
 from kvcatalog.holds import Holds
@@ -99,7 +100,7 @@ def _answer(catalog: CatalogStore, item: str, subject: _Subject, glance: Glance)
         "held_by": held_by,
         "trash": _trash(journal, subject, glance),
         "condemned": condemned,
-        "journal": [_entry(entry) for entry in journal],
+        "journal": [entry_row(entry) for entry in journal],
     }
 
 
@@ -159,19 +160,6 @@ def _trash(journal: list[JournalEntry], subject: _Subject, glance: Glance) -> li
         elif entry.action == "restore":
             there.pop(str(before), None)
     return list(there.values())
-
-
-def _entry(entry: JournalEntry) -> dict[str, Any]:
-    return {
-        "sequence": entry.sequence,
-        "at": entry.at,
-        "action": entry.action,
-        "command": entry.command,
-        "document_id": entry.document_id,
-        "variant_id": entry.variant_id,
-        "reason": entry.reason,
-        "changes": entry.changes,
-    }
 
 
 def _consequence(references: list[_Reference], copies: list[_Reference]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -19,6 +18,7 @@ from kvcatalog.errors import (
     StorageFailedError,
     StoragePermissionError,
 )
+from kvcatalog.process_clients import ProcessClients
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 15
@@ -53,16 +53,15 @@ class AmbiguousError(Exception):
     """A request may have been carried out or not: no answer came, or none that tells."""
 
 
-class Connection:
-    """Makes a boto3 client for each process that uses it, since a client must not cross a fork; any thread may ask.
+class Connection(ProcessClients):
+    """Makes a boto3 client for each process that uses it; any thread may ask.
 
     Credentials, and the region where none is given, come from where boto3 looks for them.
     """
 
     def __init__(self, place: TablePlace) -> None:
+        super().__init__()
         self.place = place
-        # Setting a default in a dict is atomic, and a lock that another thread held at a fork is the parent's.
-        self._slots: dict[int, _Slot] = {}
 
     def call(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401  boto3 has no types
         """Make a request of the table and return the answer; errors as `translated` gives them.
@@ -77,7 +76,7 @@ class Connection:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            method: Callable[..., Any] = getattr(self._client(), name)
+            method: Callable[..., Any] = getattr(self.client(), name)
             return method(**arguments)
         except ClientError as error:
             code = code_of(error)
@@ -95,12 +94,6 @@ class Connection:
                 raise AmbiguousError(str(error)) from error
             raise self.translated(error) from error
 
-    def close(self) -> None:
-        """Close this process's connections; a later call opens new ones."""
-        slot = self._slots.pop(os.getpid(), None)
-        if slot is not None and slot.client is not None:
-            slot.client.close()
-
     def translated(self, error: Exception) -> CatalogError:
         """Return an error of botocore as ours, which names the table and says what to do."""
         from botocore.exceptions import ClientError
@@ -108,14 +101,6 @@ class Connection:
         if isinstance(error, ClientError):
             return self._answered(error)
         return self._unanswered(error)
-
-    def _client(self) -> Any:  # noqa: ANN401
-        process = os.getpid()
-        slot = self._slots.get(process) or self._slots.setdefault(process, _Slot())
-        with slot.lock:
-            if slot.client is None:
-                slot.client = self._made()
-            return slot.client
 
     def _made(self) -> Any:  # noqa: ANN401
         import boto3
@@ -174,12 +159,6 @@ class Connection:
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role."
             )
         return CatalogUnavailableError(message).advising("Check the network, region and endpoint_url; nothing is lost.")
-
-
-class _Slot:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.client: Any = None
 
 
 @lru_cache(maxsize=1)

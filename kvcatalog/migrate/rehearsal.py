@@ -86,7 +86,7 @@ class _Rehearsal:
             for artifact_id in unknown
             for record in sorted(self._catalog.get_by_artifact(artifact_id), key=lambda record: record.id)
         ]
-        copies = self._scratch.register_many([_request(record) for record in records])
+        copies = self._scratch.register_many(map(RegistrationRequest.of, records))
         variants = (
             VariantRegistrationRequest(
                 document_id=copy.record.id,
@@ -101,17 +101,3 @@ class _Rehearsal:
             for variant in self._catalog.get_variants(record.id)
         )
         deque(self._scratch.register_variants(variants), maxlen=0)
-
-
-def _request(record: DocumentRecord) -> RegistrationRequest:
-    return RegistrationRequest(
-        artifact_id=record.artifact_id,
-        source_url=record.source_url,
-        resolver=record.resolver,
-        bytes=record.bytes,
-        storage_uri=record.storage_uri,
-        content_type=record.content_type,
-        sha256=record.sha256,
-        run_id=record.run_id,
-        created_at=record.created_at,
-    )

@@ -101,19 +101,7 @@ def _item(store: BlobStore, reason: str, lost: tuple[str, JournalEntry]) -> Plan
         return None
     if found is None:
         return None
-
-    def fact(field: str) -> str | None:
-        value = entry.changes.get(field, (None,))[0]
-        return None if value is None else str(value)
-
-    owner = FormerOwner(
-        entry.document_id,
-        entry.at,
-        entry.action,
-        artifact_id=fact("artifact_id"),
-        source_url=fact("source_url"),
-        resolver=fact("resolver"),
-        variant=fact("variant"),
-    )
     unused_since = max(found.modified, to_micros(entry.at))
-    return PlanItem.of(store.uri_of(path), found, reason=reason, unused_since=unused_since, former_owner=owner)
+    return PlanItem.of(
+        store.uri_of(path), found, reason=reason, unused_since=unused_since, former_owner=FormerOwner.of(entry)
+    )

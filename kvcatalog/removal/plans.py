@@ -20,7 +20,7 @@ from msgspec import Struct
 from kvcatalog.blobs import BlobStat, new_label
 from kvcatalog.clock import from_micros, to_micros
 from kvcatalog.errors import PlanError, of_file
-from kvcatalog.models import CatalogIdentity
+from kvcatalog.models import CatalogIdentity, DocumentRecord, JournalEntry
 from kvcatalog.removal.sharing import FreedBytes
 
 _FORMAT = 1
@@ -38,6 +38,24 @@ class FormerOwner(Struct, frozen=True, omit_defaults=True):
     source_url: str | None = None
     resolver: str | None = None
     variant: str | None = None
+
+    @classmethod
+    def of(cls, entry: JournalEntry, document: DocumentRecord | None = None) -> Self:
+        """Return what an entry of the journal tells of it, and what it does not say of a document that is there."""
+
+        def fact(field: str) -> str | None:
+            value = entry.changes.get(field, (getattr(document, field, None),))[0]
+            return None if value is None else str(value)
+
+        return cls(
+            entry.document_id,
+            entry.at,
+            entry.action,
+            artifact_id=fact("artifact_id"),
+            source_url=fact("source_url"),
+            resolver=fact("resolver"),
+            variant=fact("variant"),
+        )
 
 
 class PlanItem(Struct, frozen=True, omit_defaults=True):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -19,6 +17,7 @@ from kvcatalog.errors import (
     StorageFullError,
     StoragePermissionError,
 )
+from kvcatalog.process_clients import ProcessClients
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
@@ -36,31 +35,16 @@ _CONDITION_LOST_STATUS = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED}
 _CONDITION_REFUSED_CODES = {"InvalidArgument", "InvalidRequest", "NotImplemented"}
 
 
-class Connection:
-    """Makes a boto3 client for each process that uses it, since a client must not cross a fork; any thread may ask.
+class Connection(ProcessClients):
+    """Makes a boto3 client for each process that uses it; any thread may ask.
 
     Credentials, and the region where none is given, come from where boto3 looks for them.
     """
 
     def __init__(self, endpoint_url: str | None, region: str | None) -> None:
+        super().__init__()
         self._endpoint_url = endpoint_url
         self._region = region
-        # Setting a default in a dict is atomic, and a lock that another thread held at a fork is the parent's.
-        self._slots: dict[int, _Slot] = {}
-
-    def client(self) -> Any:  # noqa: ANN401  boto3 has no types
-        """Return this process's client; errors as `translated` raises them."""
-        slot = self._slots.setdefault(os.getpid(), _Slot())
-        with slot.lock:
-            if slot.client is None:
-                slot.client = self._made()
-            return slot.client
-
-    def close(self) -> None:
-        """Close this process's connections; a later call opens new ones."""
-        slot = self._slots.pop(os.getpid(), None)
-        if slot is not None and slot.client is not None:
-            slot.client.close()
 
     def _made(self) -> Any:  # noqa: ANN401
         import boto3
@@ -84,12 +68,6 @@ class Connection:
             )
         except ValueError as error:
             raise InvalidValueError("s3_endpoint_url", str(error)) from error
-
-
-class _Slot:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.client: Any = None
 
 
 @contextmanager

@@ -200,7 +200,7 @@ class _Registering(_Import):
         places: dict[int, list[str]] = {}
         for link in links:
             places.setdefault(link.document_id, []).append(link.storage_uri)
-        requests = [_request(record, tuple(places.get(record.id, ()))) for record in documents]
+        requests = [RegistrationRequest.of(record, tuple(places.get(record.id, ()))) for record in documents]
         new_ids: dict[int, DocumentRecord] = {}
         for record, result in zip(documents, self._catalog.register_many(requests, batch_size=BATCH_ROWS), strict=True):
             new_ids[record.id] = result.record
@@ -276,18 +276,3 @@ class _Registering(_Import):
                     created_at=seen,
                     **content,
                 )
-
-
-def _request(record: DocumentRecord, links: tuple[str, ...]) -> RegistrationRequest:
-    return RegistrationRequest(
-        artifact_id=record.artifact_id,
-        source_url=record.source_url,
-        resolver=record.resolver,
-        bytes=record.bytes,
-        storage_uri=record.storage_uri,
-        content_type=record.content_type,
-        sha256=record.sha256,
-        run_id=record.run_id,
-        created_at=record.created_at,
-        links=links,
-    )

@@ -48,7 +48,13 @@ def _check_format(backend: DynamoBackend) -> None:
     if version is None:
         raise CatalogMissingError(f"{backend.place}: the table holds no catalog")
     if version != FORMAT_VERSION:
-        raise UnsupportedFormatError(f"{backend.place} has format {version}; this version knows {FORMAT_VERSION}")
+        error = UnsupportedFormatError(f"{backend.place} has format {version}; this version knows {FORMAT_VERSION}")
+        if version < FORMAT_VERSION:
+            error = error.advising(
+                "With the version that wrote it, `kvcatalog copy` brings it to a folder; with this one, from there to a"
+                " new table."
+            )
+        raise error
 
 
 def create_dynamo_catalog(url: str, *, point_in_time_recovery: bool = True) -> CreatedCatalog:

@@ -110,19 +110,8 @@ def _documents(transaction: WriteTransaction, records: list[DocumentRecord], scr
 
 def _request(record: DocumentRecord) -> registering.DocumentRequest:
     values.record_id("id", record.id)
-    return registering.checked_document(
-        RegistrationRequest(
-            artifact_id=record.artifact_id,
-            source_url=record.source_url,
-            resolver=record.resolver,
-            bytes=record.bytes,
-            storage_uri=record.storage_uri,
-            content_type=record.content_type,
-            sha256=record.sha256,
-            run_id=record.run_id,
-            created_at=values.moment("created_at", record.created_at),
-        )
-    )
+    values.moment("created_at", record.created_at)
+    return registering.checked_document(RegistrationRequest.of(record))
 
 
 def _is_stored(transaction: WriteTransaction, record: DocumentRecord, roots: RootMap) -> bool:
