@@ -20,11 +20,11 @@ from kvcatalog.checks import Verification
 from kvcatalog.digest import sha256_stream
 from kvcatalog.errors import CatalogError, CatalogLockedError
 from kvcatalog.fixity import Places, check_of
+from kvcatalog.store.backend import GC_LEASE
 
 if TYPE_CHECKING:
     from kvcatalog.store.protocol import CatalogStore
 
-_LEASE = "gc"
 _LEASE_TRIES = 20
 _LEASE_WAIT_SECONDS = 0.1
 
@@ -71,7 +71,7 @@ def _moved(corrupt: Verification, places: Places, catalog: CatalogStore) -> Veri
 
 def _reads_as(store: BlobStore, path: str, expected: set[str | None]) -> bool:
     """Tell whether bytes that were moved are good after all: they may have been repaired since they were read."""
-    with suppress(CatalogError), store.open(path) as stream:
+    with suppress(CatalogError, OSError), store.open(path) as stream:
         return sha256_stream(stream)[0] in expected
     return False
 
@@ -93,7 +93,7 @@ def _lease(catalog: CatalogStore) -> Iterator[None]:
     with ExitStack() as stack:
         for tries_left in reversed(range(_LEASE_TRIES)):
             try:
-                stack.enter_context(catalog.lease(_LEASE))
+                stack.enter_context(catalog.lease(GC_LEASE))
                 break
             except CatalogLockedError:
                 if not tries_left:
