@@ -21,7 +21,7 @@ from tests.catalog_stores import CatalogStoreContract, catalog, digest, document
 from tests.copies import fill, said
 from tests.dynamo_tables import Tables, tables
 from tests.support import forked
-from tools.servers.dynamodb_proxy import Action, Body, Change, Cut, Proxy, Refuse, between
+from tools.servers.dynamodb_proxy import Action, Body, Change, Cut, Proxy, Refuse, Say, between
 
 __all__ = ["catalog", "tables"]
 
@@ -109,10 +109,24 @@ def expected(tables: Tables) -> dict[str, Any]:
         Refuse("InternalServerError", status=500),
         Refuse("TransactionCanceledException", reasons=("TransactionConflict", "None")),
         Refuse("TransactionCanceledException", reasons=("ThrottlingError",)),
+        Refuse("TransactionCanceledException", reasons=("ThrottlingError", "TransactionConflict")),
         Cut(is_done=False),
         Cut(is_done=True),
+        Say(b"<html>please log in</html>"),
+        Say(b"{}"),
     ],
-    ids=["throughput", "throttled", "internal", "conflict", "throttled inside", "lost", "unanswered"],
+    ids=[
+        "throughput",
+        "throttled",
+        "internal",
+        "conflict",
+        "throttled inside",
+        "both",
+        "lost",
+        "unanswered",
+        "a page",
+        "nothing",
+    ],
 )
 @pytest.mark.parametrize("is_write", [True, False], ids=["write", "any"])
 def test_work_comes_to_its_end_whatever_every_third_call_meets(
