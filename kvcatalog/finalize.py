@@ -182,6 +182,7 @@ class _Finalizing:
         self.file = file
         self.reads_back = reads_back
         self.has_stored = False
+        self.was_refused = False
 
     @property
     def size(self) -> int:
@@ -197,13 +198,14 @@ class _Finalizing:
             except DigestMismatchError:
                 return self.set_aside("digest-mismatch")
             except BlobCondemnedError:
+                self.was_refused = True
                 time.sleep(wait)
                 wait = min(2 * wait, _WAIT_SECONDS_MAX)
 
     def _attempt(self, sha256: str | None) -> DownloadOutcome:
         if self.catalog is None:
             return self._outcome(self._store(sha256, None), sha256, None)
-        epoch = self.catalog.blob_epoch()
+        epoch = self.catalog.blob_epoch(recent=not self.was_refused)
         document = self._document(self.catalog)
         known = self._known(self.catalog, document)
         if known is not None and known.sha256 is None and known.bytes == self.size:
