@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvcatalog.dynamo import leases
 from tests.catalog_races import CatalogRaces
 from tests.catalog_stores import CatalogStoreContract, Place, catalog, document
 from tests.dynamo_tables import Tables, tables
@@ -13,7 +14,9 @@ __all__ = ["catalog", "tables"]
 
 class TestDynamo(CatalogStoreContract, CatalogRaces):
     @pytest.fixture
-    def place(self, tables: Tables) -> Place:
+    def place(self, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Place:
+        monkeypatch.setattr(leases, "BEAT_SECONDS", 0.2)  # whoever waits for a lease waits for its next sign of life
+        monkeypatch.setattr(leases, "_LOOK_SECONDS", 0.05)
         return tables
 
 

@@ -13,6 +13,7 @@ import pytest
 from kvcatalog import open_catalog
 from kvcatalog.copying import copy_catalog
 from kvcatalog.custody import BlobMove
+from kvcatalog.dynamo import leases
 from kvcatalog.errors import CatalogError, CatalogUnavailableError, OutcomeUnknownError
 from kvcatalog.filters import parse_filter
 from kvcatalog.store.backend import GC_LEASE
@@ -245,11 +246,14 @@ class TestInParts:
     test_a_snapshot = CatalogStoreContract.test_a_snapshot_holds_what_was_there
 
 
-def test_a_copy_that_is_cut_off_anywhere_is_gone_on_with(place: Behind, tmp_path: Any) -> None:
+def test_a_copy_that_is_cut_off_anywhere_is_gone_on_with(
+    place: Behind, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "TAKEN_OVER_SECONDS", 0.2)  # what was cut off has left its own behind
     with open_catalog(tmp_path / "source") as source, place.open() as target:
         fill(source, 16)
         cuts = 0
-        for limit in itertools.count(3, 9):
+        for limit in itertools.count(3, 7):
             counted = itertools.count()
 
             def rule(operation: str, _request: Body, counted: Any = counted, limit: int = limit) -> Action:
