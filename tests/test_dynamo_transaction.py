@@ -439,6 +439,20 @@ def test_a_row_that_no_item_holds_is_refused(catalog: Catalog) -> None:
     with pytest.raises(InvalidValueError, match="record"):
         catalog.register(**document(source_url="https://e.org/" + "u" * 400_000))
     assert list(catalog.iter_records()) == []
+    with pytest.raises(InvalidValueError, match="record"):
+        catalog.register(**document(source_url="https://e.org/" + "u" * 196_000))
+
+
+def test_what_was_stored_can_be_changed_and_deleted_however_long_it_is(catalog: DynamoCatalog, tables: Tables) -> None:
+    long = {name: f"{name}://" + name[0] * 190_000 for name in ("one", "two", "artifact")}
+    record = catalog.register(**document(artifact_id=long["artifact"])).record
+    catalog.register_variant(document_id=record.id, variant="v", storage_uri=long["one"], bytes=1)
+    catalog.register_variant(
+        document_id=record.id, variant="v", storage_uri=long["two"], bytes=2, on_conflict="replace"
+    )
+    catalog.delete(record.id)
+    assert {entry.action for entry in catalog.journal()} == {"replace", "delete"}
+    tables.assert_consistent(catalog)
 
 
 def test_a_forked_child_goes_on_with_its_own(catalog: DynamoCatalog, tables: Tables) -> None:

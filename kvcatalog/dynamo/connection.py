@@ -32,6 +32,7 @@ CONNECTIONS = 64
 
 _THROTTLED = {
     "ProvisionedThroughputExceededException",
+    "ReplicatedWriteConflictException",
     "RequestLimitExceeded",
     "ThrottlingException",
     "ThrottlingError",

@@ -22,9 +22,12 @@ from kvcatalog.dynamo.sending import BYTES_MAX, ConflictError, Sender
 from kvcatalog.dynamo.sums import Sums
 from kvcatalog.errors import InvalidValueError, TransactionTooLargeError
 from kvcatalog.kv.table import Table
-from kvcatalog.schema import COUNTERS, META, ROOTS_VERSION_KEY
+from kvcatalog.schema import COUNTERS, JOURNAL, META, ROOTS_VERSION_KEY
 
-_ITEM_BYTES_MAX = 390_000
+_ROW_BYTES_MAX = 195_000
+_ENTRY_BYTES_MAX = 400_000
+"""An entry of the journal has what two rows said, so that whatever was stored can be changed and deleted."""
+
 _STAMP_BYTES = 8
 
 
@@ -127,10 +130,9 @@ class DynamoWriteTransaction(DynamoReadTransaction):
 
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:  # noqa: ARG002
         """See WriteTransaction; InvalidValueError for a row that no item can hold."""
-        if len(key) + len(value) > _ITEM_BYTES_MAX:
-            raise InvalidValueError(
-                "record", f"takes {len(value)} bytes, and DynamoDB stores {_ITEM_BYTES_MAX} at most"
-            )
+        bytes_max = _ENTRY_BYTES_MAX if table is JOURNAL else _ROW_BYTES_MAX
+        if len(key) + len(value) > bytes_max:
+            raise InvalidValueError("record", f"takes {len(value)} bytes, and in DynamoDB {bytes_max} at most")
         self.writes += 1
         where = layout.item_key(table, key, value if table.sets else b"")
         stamp = None if LAYOUTS[table].bare else os.urandom(_STAMP_BYTES)
