@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kvcatalog import LmdbCatalog, open_catalog, schema
 from kvcatalog.custody import BlobMove
-from kvcatalog.dynamo import connection, leases, patience
+from kvcatalog.dynamo import connection, leases, patience, sums
 from kvcatalog.errors import (
     BlobCondemnedError,
     CatalogBusyError,
@@ -324,7 +324,11 @@ def test_a_registration_is_ten_items_and_meets_no_other(proxy: Proxy, behind: Dy
     assert places[0].isdisjoint(places[1])
 
 
-def test_a_registration_makes_few_requests_and_reads_nothing_that_all_read(proxy: Proxy, behind: DynamoCatalog) -> None:
+def test_a_registration_makes_few_requests_and_reads_nothing_that_all_read(
+    proxy: Proxy, behind: DynamoCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (dynamo_catalog, sums):
+        monkeypatch.setattr(module, "RECENT_SECONDS", 1000.0)
     behind.add_root("file:///store", uuid="one")
     behind.register(**document(0, blob_epoch=behind.blob_epoch(recent=True)))
     heard: list[Exchange] = []
