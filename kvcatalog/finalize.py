@@ -141,6 +141,7 @@ class _Finalizing:
         self.candidate = candidate
         self.file = file
         self.placement = Placement(store, config, catalog, candidate=candidate, file=file, reads_back=reads_back)
+        self.was_refused = False
 
     def finished(self, sha256: str | None) -> DownloadOutcome:
         """Store and register, again as long as garbage collection gets in between."""
@@ -151,13 +152,14 @@ class _Finalizing:
             except DigestMismatchError:
                 return self.set_aside("digest-mismatch")
             except BlobCondemnedError:
+                self.was_refused = True
                 time.sleep(wait)
                 wait = min(2 * wait, _WAIT_SECONDS_MAX)
 
     def _attempt(self, sha256: str | None) -> DownloadOutcome:
         if self.catalog is None:
             return self._outcome(self.placement.place(sha256, None), sha256, None)
-        epoch = self.catalog.blob_epoch()
+        epoch = self.catalog.blob_epoch(recent=not self.was_refused)
         document = self._document(self.catalog)
         known = self._known(self.catalog, document)
         if known is not None and known.sha256 is None and known.bytes == self.placement.size:

@@ -761,8 +761,14 @@ class CatalogStoreContract:
                 catalog.delete(1)
                 assert [row for rows in snapshot.documents() for row in rows] == documents
         with catalog.snapshot() as snapshot:
+            variants = [row for rows in snapshot.variants() for row in rows]
+        with catalog.snapshot() as snapshot:
             behind = [row[0] for rows in snapshot.documents(after=10) for row in rows]
             assert behind == [record.id for record in catalog.iter_records() if record.id > 10]
+            next(snapshot.documents(parse_filter(["resolver=r1"])))
+            assert [row for rows in snapshot.variants() for row in rows] == variants
+            links = {link.document_id for each in ids(catalog.iter_records()) for link in catalog.get_links(each)}
+            assert {row[0] for rows in snapshot.links() for row in rows} == links
         with catalog.snapshot() as snapshot:
             chosen = parse_filter(["resolver=r1"])
             of_chosen = {row[0] for rows in snapshot.documents(chosen) for row in rows}

@@ -59,7 +59,10 @@ def _workplace(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["-c", "a.pdf", "stats"], 2, "ends in .yaml", "Check -c"),
         (["-c", "broken.yaml", "stats"], 2, "broken.yaml", "Correct the file where the message says."),
         (["--root", "ftp://x", "add", "a.pdf", "--artifact-id", "W"], 2, "must be a folder", "Correct --root."),
-        (["--catalog", "dynamodb://t?region=r", "compact"], 2, "local folder", "`kvcatalog copy` brings it"),
+        (["--catalog", "dynamodb://t?region=r", "compact"], 2, "local folder", "gives room back"),
+        (["--catalog", "dynamodb://t?region=r", "backup", "b"], 2, "local folder", "`kvcatalog copy` makes"),
+        (["--catalog", "dynamodb:/t", "stats"], 2, "can be opened", "'dynamodb://TABLE"),
+        (["--catalog", "dynamodb://t", "stats"], 2, "3 to 255", "Write it as"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )

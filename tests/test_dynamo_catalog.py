@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvcatalog.dynamo import leases
 from kvcatalog.errors import UnsupportedFormatError
 from kvcatalog.schema import FORMAT_KEY, FORMAT_VERSION, META, NUMBER_CODEC
 from kvcatalog.store.dynamo_catalog import DynamoCatalog
@@ -16,7 +17,9 @@ __all__ = ["catalog", "tables"]
 
 class TestDynamo(CatalogStoreContract, CatalogRaces):
     @pytest.fixture
-    def place(self, tables: Tables) -> Place:
+    def place(self, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Place:
+        monkeypatch.setattr(leases, "BEAT_SECONDS", 0.2)  # whoever waits for a lease waits for its next sign of life
+        monkeypatch.setattr(leases, "_LOOK_SECONDS", 0.05)
         return tables
 
 

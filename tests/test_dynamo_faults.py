@@ -13,6 +13,7 @@ import pytest
 from kvcatalog import open_catalog
 from kvcatalog.copying import copy_catalog
 from kvcatalog.custody import BlobMove
+from kvcatalog.dynamo import leases
 from kvcatalog.errors import CatalogError, CatalogUnavailableError, OutcomeUnknownError
 from kvcatalog.filters import parse_filter
 from kvcatalog.store.backend import GC_LEASE
@@ -109,10 +110,20 @@ def expected(tables: Tables) -> dict[str, Any]:
         Refuse("InternalServerError", status=500),
         Refuse("TransactionCanceledException", reasons=("TransactionConflict", "None")),
         Refuse("TransactionCanceledException", reasons=("ThrottlingError",)),
+        Refuse("TransactionCanceledException", reasons=("ThrottlingError", "TransactionConflict")),
         Cut(is_done=False),
         Cut(is_done=True),
     ],
-    ids=["throughput", "throttled", "internal", "conflict", "throttled inside", "lost", "unanswered"],
+    ids=[
+        "throughput",
+        "throttled",
+        "internal",
+        "conflict",
+        "throttled inside",
+        "both",
+        "lost",
+        "unanswered",
+    ],
 )
 @pytest.mark.parametrize("is_write", [True, False], ids=["write", "any"])
 def test_work_comes_to_its_end_whatever_every_third_call_meets(
@@ -231,11 +242,14 @@ class TestInParts:
     test_a_snapshot = CatalogStoreContract.test_a_snapshot_holds_what_was_there
 
 
-def test_a_copy_that_is_cut_off_anywhere_is_gone_on_with(place: Behind, tmp_path: Any) -> None:
+def test_a_copy_that_is_cut_off_anywhere_is_gone_on_with(
+    place: Behind, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "TAKEN_OVER_SECONDS", 0.2)  # what was cut off has left its own behind
     with open_catalog(tmp_path / "source") as source, place.open() as target:
         fill(source, 16)
         cuts = 0
-        for limit in itertools.count(3, 9):
+        for limit in itertools.count(3, 7):
             counted = itertools.count()
 
             def rule(operation: str, _request: Body, counted: Any = counted, limit: int = limit) -> Action:

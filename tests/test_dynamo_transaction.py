@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kvcatalog import LmdbCatalog, open_catalog, schema
 from kvcatalog.custody import BlobMove
-from kvcatalog.dynamo import connection, items, leases
+from kvcatalog.dynamo import connection, leases, patience, sums
 from kvcatalog.errors import (
     BlobCondemnedError,
     CatalogBusyError,
@@ -28,11 +28,11 @@ from kvcatalog.kv.protocol import ReadTransaction, WriteTransaction
 from kvcatalog.kv.table import Table
 from kvcatalog.models import SightingRequest
 from kvcatalog.sql_export import export_sql
-from kvcatalog.store import dynamo_backend, operations
+from kvcatalog.store import dynamo_backend, dynamo_catalog, operations
 from kvcatalog.store.backend import GC_LEASE
 from kvcatalog.store.catalog import Catalog
 from kvcatalog.store.dynamo_catalog import DynamoCatalog
-from tests.catalog_stores import document
+from tests.catalog_stores import digest, document
 from tests.dynamo_tables import Tables, tables
 from tests.support import forked
 from tools.servers.dynamodb_proxy import Body, Cut, Exchange, Proxy, Refuse, between
@@ -252,6 +252,58 @@ def test_a_blob_that_went_meanwhile_is_not_referred_to(
     assert catalog.register(**document(blob_epoch=catalog.blob_epoch())).outcome == "registered"
 
 
+@pytest.mark.parametrize("forgets", ["nothing", "with a mark", "without one"])
+@pytest.mark.parametrize("age", ["of before", "recent"])
+def test_a_blob_that_went_before_the_registration_began_is_not_referred_to_with_an_epoch_from_before(
+    catalog: DynamoCatalog,
+    other: DynamoCatalog,
+    tables: Tables,
+    monkeypatch: pytest.MonkeyPatch,
+    age: str,
+    forgets: str,
+) -> None:
+    """The epoch that is at hand is older than the collection, which is over and partly forgotten by now."""
+    monkeypatch.setattr(dynamo_catalog, "RECENT_SECONDS", 1000.0)
+    uri, elsewhere = document(1)["storage_uri"], document(2)["storage_uri"]
+    epoch = catalog.blob_epoch(recent=True)
+    collect(other, [uri], forgets != "nothing")
+    if forgets == "without one":  # as a guard of a collection that left none
+        for item in tables.items():
+            if item["pk"]["S"].startswith("g."):
+                key = {name: item[name] for name in ("pk", "sk")}
+                tables.client().update_item(TableName=tables.table(), Key=key, UpdateExpression="REMOVE n")
+    if age == "recent":
+        epoch = catalog.blob_epoch(recent=True)
+        assert epoch < catalog.blob_epoch()
+    with pytest.raises(BlobCondemnedError):
+        catalog.register(**document(1, blob_epoch=epoch))
+    assert catalog.register(**document(2, blob_epoch=epoch)).record.storage_uri == elsewhere
+    assert catalog.register(**document(1, blob_epoch=catalog.blob_epoch())).outcome == "registered"
+
+
+def test_a_mark_outlives_later_collections_of_the_same_place(catalog: DynamoCatalog, other: DynamoCatalog) -> None:
+    uri = document(1)["storage_uri"]
+    collect(other, [uri], forgets=True)
+    epoch = catalog.blob_epoch()
+    collect(other, [uri], forgets=True)
+    between = catalog.blob_epoch()
+    other.condemn([uri], plan="p")
+    with pytest.raises(BlobCondemnedError):
+        catalog.register(**document(1, blob_epoch=between))
+    other.settle_condemned([uri])
+    for passed in (epoch, between):
+        with pytest.raises(BlobCondemnedError):
+            catalog.register(**document(1, blob_epoch=passed))
+    assert catalog.register(**document(1, blob_epoch=catalog.blob_epoch())).outcome == "registered"
+
+
+def collect(catalog: DynamoCatalog, uris: list[str], forgets: bool) -> None:
+    catalog.condemn(uris, plan="p")
+    catalog.settle_condemned(uris, [BlobMove("trash", uri, "file:///trash", 1, "orphan") for uri in uris])
+    if forgets:
+        assert catalog.forget_condemned() == len(uris)
+
+
 def test_a_registration_is_ten_items_and_meets_no_other(proxy: Proxy, behind: DynamoCatalog) -> None:
     behind.add_root("file:///store", uuid="one")
     sent: list[list[Body]] = []
@@ -270,8 +322,26 @@ def test_a_registration_is_ten_items_and_meets_no_other(proxy: Proxy, behind: Dy
         for each in registrations
     ]
     assert places[0].isdisjoint(places[1])
-    tokens = {"ClientRequestToken"}
-    assert tokens
+
+
+def test_a_registration_makes_few_requests_and_reads_nothing_that_all_read(
+    proxy: Proxy, behind: DynamoCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (dynamo_catalog, sums):
+        monkeypatch.setattr(module, "RECENT_SECONDS", 1000.0)
+    behind.add_root("file:///store", uuid="one")
+    behind.register(**document(0, blob_epoch=behind.blob_epoch(recent=True)))
+    heard: list[Exchange] = []
+    proxy.heard = heard.append
+    for number in (1, 2):
+        behind.register(**document(number, blob_epoch=behind.blob_epoch(recent=True)))
+    assert len(behind.get_by_sha256(digest(1))) == 1
+    registering = [each for each in heard if each.operation != "UpdateItem"][:-1]
+    lookups = [each for each in registering if each.operation == "GetItem"]
+    assert "n.0" not in {each.request["Key"]["pk"]["S"] for each in lookups}
+    # Its key, its guards, itself, figures, and who else has its digest: a document, or a variant.
+    assert len(registering) <= 2 * 6 + 2
+    assert len(lookups) <= 2 + 1
 
 
 @pytest.mark.parametrize("is_done", [True, False])
@@ -298,7 +368,7 @@ def test_an_answer_that_is_lost_changes_nothing(
 def test_what_is_refused_for_a_while_is_asked_again_and_then_told(
     proxy: Proxy, behind: DynamoCatalog, monkeypatch: pytest.MonkeyPatch, refusal: Refuse
 ) -> None:
-    monkeypatch.setattr(items, "_PAUSE_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(patience, "_PAUSE_SECONDS_MAX", 0.0)
     refused = iter([True] * 3)
     proxy.rule = lambda operation, _: refusal if is_transaction(operation) and next(refused, False) else None
     assert behind.register(**document(1)).outcome == "registered"
@@ -373,6 +443,20 @@ def test_a_row_that_no_item_holds_is_refused(catalog: Catalog) -> None:
     with pytest.raises(InvalidValueError, match="record"):
         catalog.register(**document(source_url="https://e.org/" + "u" * 400_000))
     assert list(catalog.iter_records()) == []
+    with pytest.raises(InvalidValueError, match="record"):
+        catalog.register(**document(source_url="https://e.org/" + "u" * 196_000))
+
+
+def test_what_was_stored_can_be_changed_and_deleted_however_long_it_is(catalog: DynamoCatalog, tables: Tables) -> None:
+    long = {name: f"{name}://" + name[0] * 190_000 for name in ("one", "two", "artifact")}
+    record = catalog.register(**document(artifact_id=long["artifact"])).record
+    catalog.register_variant(document_id=record.id, variant="v", storage_uri=long["one"], bytes=1)
+    catalog.register_variant(
+        document_id=record.id, variant="v", storage_uri=long["two"], bytes=2, on_conflict="replace"
+    )
+    catalog.delete(record.id)
+    assert {entry.action for entry in catalog.journal()} == {"replace", "delete"}
+    tables.assert_consistent(catalog)
 
 
 def test_a_forked_child_goes_on_with_its_own(catalog: DynamoCatalog, tables: Tables) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -86,7 +87,7 @@ def restore(invocation: Invocation, source: str, *, target: str | None, dry_run:
         invocation.note("The backup is whole. Nothing was changed; add --apply to restore it.")
     elif report.roots:
         invocation.note(
-            f"Adopt each storage root before use: kvcatalog --catalog {report.path} --root ROOT roots adopt"
+            f"Adopt each storage root before use: kvcatalog --catalog {quote(report.path)} --root ROOT roots adopt"
         )
 
 
@@ -103,7 +104,7 @@ def compact(invocation: Invocation) -> None:
       kvcatalog compact
     """  # noqa: D301
     with step_progress(is_wanted=invocation.verbosity >= 0) as progress:
-        done = compact_catalog(invocation.catalog_path(), progress=progress)
+        done = compact_catalog(invocation.catalog_path(instead="DynamoDB itself gives room back."), progress=progress)
     invocation.output.item(asdict(done) | {"freed_bytes": done.bytes_before - done.bytes_after})
     invocation.note(f"{size_text(max(0, done.bytes_before - done.bytes_after))} given back")
 

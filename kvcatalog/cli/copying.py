@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -75,6 +76,6 @@ def _shown(invocation: Invocation, report: CopyReport, target: str, *, is_plan: 
     invocation.note("Both say the same.")
     if report.applied and report.roots:
         invocation.note(
-            f"Adopt each storage root before use: kvcatalog --catalog {target} --root ROOT roots adopt --force"
+            f"Adopt each storage root before use: kvcatalog --catalog {quote(target)} --root ROOT roots adopt --force"
         )
     return ExitStatus.DONE

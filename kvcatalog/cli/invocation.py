@@ -115,15 +115,17 @@ class Invocation:
                 self.note(f"No telemetry is sent: {error}")
             yield
 
-    def catalog_path(self) -> str:
+    def catalog_path(
+        self,
+        *,
+        instead: str = "Of a DynamoDB table there is point-in-time recovery; `kvcatalog copy` makes a folder of it.",
+    ) -> str:
         """Return the folder of the catalog, for what works on its files; UnsupportedError where it has none."""
         target = self._target(path_suffices=True)
         path = target if isinstance(target, str) else target.path
         if "://" in path:
             error = UnsupportedError(f"catalog {path}: this command needs a catalog in a local folder")
-            raise error.advising(
-                "Of a DynamoDB table there is point-in-time recovery; `kvcatalog copy` brings it to a folder."
-            )
+            raise error.advising(instead)
         return path
 
     def catalog_place(self) -> str:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from kvcatalog.dynamo.connection import AmbiguousError, Connection
-from kvcatalog.dynamo.items import attributes_of, pause
+from kvcatalog.dynamo.connection import AmbiguousError, Connection, TableInUseError
+from kvcatalog.dynamo.items import attributes_of
 from kvcatalog.dynamo.layout import ItemKey
+from kvcatalog.dynamo.patience import pause
 from kvcatalog.errors import (
     CatalogError,
     CatalogMissingError,
@@ -20,6 +21,7 @@ from kvcatalog.errors import (
 
 _ATTRIBUTES = {"pk": "S", "sk": "B"}
 _KEYS = {"pk": "HASH", "sk": "RANGE"}
+_USABLE = {"ACTIVE", "UPDATING"}
 _ACTIVE_SECONDS_MAX = 120.0
 _LOOK_SECONDS = 0.2
 _RECOVERY_ATTEMPTS = 6
@@ -30,12 +32,22 @@ def make_table(connection: Connection) -> bool:
 
     It is billed on demand. CatalogUnavailableError if a table of the name is none of ours.
     """
-    try:
-        _check(connection, describe(connection))
-    except CatalogMissingError:
-        pass
-    else:
-        return False
+    is_there = _described(connection) is not None
+    if not is_there:
+        _create(connection)
+    until = time.monotonic() + _ACTIVE_SECONDS_MAX
+    while True:
+        table = _described(connection)  # one that was just made is not always seen at once
+        if table is not None and table["TableStatus"] in _USABLE:
+            _check(connection, table)
+            return not is_there
+        if time.monotonic() > until or (table is not None and table["TableStatus"] == "DELETING"):
+            error = CatalogUnavailableError(f"{connection.place.url}: the table is not ready yet")
+            raise error.advising("Run it again in some minutes, or look at the table's state in the console.")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _create(connection: Connection) -> None:
     try:
         connection.call(
             "create_table",
@@ -43,14 +55,17 @@ def make_table(connection: Connection) -> bool:
             KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in _KEYS.items()],
             BillingMode="PAY_PER_REQUEST",
         )
-    except AmbiguousError as error:
-        raise StorageFailedError(f"{connection.place.url}: {error}") from error
-    until = time.monotonic() + _ACTIVE_SECONDS_MAX
-    while describe(connection)["TableStatus"] != "ACTIVE":
-        if time.monotonic() > until:
-            raise CatalogUnavailableError(f"{connection.place.url}: the table is not ready yet")
-        time.sleep(_LOOK_SECONDS)
-    return True
+    except AmbiguousError:
+        pass  # whether it is made is looked for anyway
+    except TableInUseError:
+        pass  # by another who makes it at this moment, or by ourselves, unheard
+
+
+def _described(connection: Connection) -> dict[str, Any] | None:
+    try:
+        return describe(connection)
+    except CatalogMissingError:
+        return None
 
 
 def enable_recovery(connection: Connection) -> str | None:
@@ -72,10 +87,7 @@ def enable_recovery(connection: Connection) -> str | None:
 
 def describe(connection: Connection) -> dict[str, Any]:
     """Return what the service says of the table; CatalogMissingError if there is none."""
-    try:
-        found: dict[str, Any] = connection.call("describe_table")["Table"]
-    except AmbiguousError as error:
-        raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
+    found: dict[str, Any] = connection.read("describe_table")["Table"]
     return found
 
 
@@ -90,10 +102,7 @@ def birth_of(connection: Connection) -> int | None:
 
 def is_empty(connection: Connection) -> bool:
     """Tell whether the table holds nothing."""
-    try:
-        return not connection.call("scan", Limit=1, ConsistentRead=True)["Items"]
-    except AmbiguousError as error:
-        raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
+    return not connection.read("scan", Limit=1, ConsistentRead=True)["Items"]
 
 
 def read_together(connection: Connection, keys: Sequence[ItemKey]) -> list[bytes | None]:
@@ -104,14 +113,12 @@ def read_together(connection: Connection, keys: Sequence[ItemKey]) -> list[bytes
     table = connection.place.table
     wanted = [{"Get": {"TableName": table, "Key": attributes_of(key)}} for key in keys]
     try:
-        answer = connection.ask("transact_get_items", TransactItems=wanted)
+        answer = connection.repeated(lambda: connection.ask("transact_get_items", TransactItems=wanted))
     except StorageFailedError as error:
         _check(connection, describe(connection))
         failure = CatalogUnavailableError(f"{connection.place.url}: the service makes no transactions: {error}")
         advice = "Use DynamoDB itself, or a compatible server that has TransactWriteItems."
         raise failure.advising(advice) from error
-    except AmbiguousError as error:
-        raise CatalogUnavailableError(f"{connection.place.url} does not answer: {error}") from error
     items = [response.get("Item") for response in answer["Responses"]]
     return [item["v"]["B"] if item and "v" in item else None for item in items]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 
 from kvcatalog.dynamo.connection import AmbiguousError, Connection
-from kvcatalog.dynamo.items import ATTEMPTS, attributes_of, pause
+from kvcatalog.dynamo.items import attributes_of
 from kvcatalog.dynamo.layout import item_key
-from kvcatalog.errors import CatalogBusyError, CatalogUnavailableError
+from kvcatalog.dynamo.patience import Attempts
+from kvcatalog.errors import CatalogBusyError
 from kvcatalog.schema import COUNTERS, counter_key
 
 BLOCK_IDS_MAX = 1024
@@ -78,7 +79,8 @@ class Ids:
         from botocore.exceptions import ClientError
 
         options = {} if condition is None else {"ConditionExpression": condition}
-        for attempt in range(ATTEMPTS):
+        attempts = Attempts()
+        for _ in attempts:
             try:
                 answer: dict[str, dict[str, dict[str, str]]] = self._connection.call(
                     "update_item",
@@ -90,11 +92,13 @@ class Ids:
                 )
             except ClientError:
                 return None  # it is so already, or others were there
-            except (CatalogBusyError, AmbiguousError):
-                pause(attempt)  # what was taken without an answer is lost
+            except (CatalogBusyError, AmbiguousError) as error:
+                attempts.is_silent = isinstance(error, AmbiguousError)  # what was taken without an answer is lost
             else:
                 return answer
-        raise CatalogUnavailableError(f"{self._connection.place.url} gives no ids")
+        if attempts.is_silent:
+            raise self._connection.silence()
+        raise CatalogBusyError(f"{self._connection.place.url} gives no ids")
 
 
 def _merged(ranges: list[_Range]) -> list[_Range]:

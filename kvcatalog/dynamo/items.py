@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import Struct
 
-from kvcatalog.dynamo.connection import AmbiguousError, Connection
+from kvcatalog.dynamo.connection import Connection
 from kvcatalog.dynamo.layout import ItemKey
+from kvcatalog.dynamo.patience import Attempts
 from kvcatalog.dynamo.workers import Workers
-from kvcatalog.errors import CatalogBusyError, CatalogUnavailableError
-
-ATTEMPTS = 9
-"""How often a read is asked for, or a transaction made, before it is given up."""
-
-_PAUSE_SECONDS = 0.02
-_PAUSE_SECONDS_MAX = 3.0
+from kvcatalog.errors import CatalogBusyError
 
 _BATCH_KEYS = 100
 _PAGES = (100, 500, 1000)
 """How many items the first pages of a query have; later ones are as long as the last of these."""
-
-Result = TypeVar("Result")
 
 
 class Item(Struct, frozen=True, gc=False):
@@ -39,11 +30,6 @@ class Item(Struct, frozen=True, gc=False):
     label: str = ""
 
 
-def pause(attempt: int) -> None:
-    """Wait before a further attempt, the longer the more there were: anything up to a limit that doubles."""
-    time.sleep(random.uniform(0, min(_PAUSE_SECONDS * 2**attempt, _PAUSE_SECONDS_MAX)))  # noqa: S311 - no secret
-
-
 class ItemTable:
     """The items of a table, for the threads of one process."""
 
@@ -53,7 +39,7 @@ class ItemTable:
 
     def get(self, key: ItemKey) -> Item | None:
         """Return an item."""
-        answer = self._read("get_item", Key=attributes_of(key), ConsistentRead=True)
+        answer = self.connection.read("get_item", Key=attributes_of(key), ConsistentRead=True)
         found = answer.get("Item")
         return None if found is None else item_of(found)
 
@@ -73,13 +59,12 @@ class ItemTable:
         table = self.connection.place.table
         waiting: Any = {table: {"Keys": [attributes_of(key) for key in keys], "ConsistentRead": True}}
         found: list[Item] = []
-        for attempt in range(ATTEMPTS):
-            answer = self._repeated(partial(self.connection.ask, "batch_get_item", RequestItems=waiting))
+        for _ in Attempts():
+            answer = self.connection.repeated(partial(self.connection.ask, "batch_get_item", RequestItems=waiting))
             found += [item_of(item) for item in answer["Responses"].get(table, ())]
             waiting = answer.get("UnprocessedKeys")
             if not waiting:
                 return found
-            pause(attempt)
         raise CatalogBusyError(f"{self.connection.place.url} takes no more requests")
 
     def query(
@@ -111,7 +96,7 @@ class ItemTable:
         page = 0
         while True:
             limit = few if few is not None and not page else _PAGES[min(page, len(_PAGES) - 1)]
-            answer = self._read("query", Limit=limit, **request)
+            answer = self.connection.read("query", Limit=limit, **request)
             page += 1
             yield [item_of(item) for item in answer["Items"]]
             last = answer.get("LastEvaluatedKey")
@@ -129,28 +114,12 @@ class ItemTable:
         request: dict[str, Any] = {"KeyConditionExpression": condition, "ExpressionAttributeValues": values}
         total: int = 0
         while True:
-            answer = self._read("query", Select="COUNT", ConsistentRead=True, **request)
+            answer = self.connection.read("query", Select="COUNT", ConsistentRead=True, **request)
             total += int(answer["Count"])
             last = answer.get("LastEvaluatedKey")
             if last is None:
                 return total
             request["ExclusiveStartKey"] = last
-
-    def _read(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401
-        return self._repeated(partial(self.connection.call, name, **arguments))
-
-    def _repeated(self, request: Callable[[], Result]) -> Result:
-        """Make a request that changes nothing, again where there was too much to do or no answer came."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return request()
-            except (CatalogBusyError, AmbiguousError) as error:
-                if attempt == ATTEMPTS - 1:
-                    if isinstance(error, CatalogBusyError):
-                        raise
-                    break
-                pause(attempt)
-        raise CatalogUnavailableError(f"{self.connection.place.url} does not answer")
 
 
 def attributes_of(key: ItemKey) -> dict[str, Any]:

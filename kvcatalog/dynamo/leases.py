@@ -135,7 +135,7 @@ class Leases:
 
     def _look(self, name: str) -> _Seen | None:
         """Return who has a lease, and since when it is seen with this number."""
-        answer = self._asked("get_item", Key=attributes_of(_place(name)), ConsistentRead=True)
+        answer = self._connection.read("get_item", Key=attributes_of(_place(name)), ConsistentRead=True)
         item = answer.get("Item")
         if item is None:
             self._seen.pop(name, None)
@@ -187,12 +187,6 @@ class Leases:
             ExpressionAttributeValues={":o": {"S": owner}} | (values or {}),
             **options,
         )
-
-    def _asked(self, request: str, **arguments: Any) -> Any:  # noqa: ANN401
-        try:
-            return self._connection.call(request, **arguments)
-        except AmbiguousError as error:
-            raise CatalogLockedError(f"{self._connection.place.url} does not answer: {error}") from error
 
 
 def _place(name: str) -> ItemKey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from msgspec import Struct
 
@@ -12,6 +12,11 @@ from kvcatalog.errors import ConfigError
 SCHEME = "dynamodb://"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _OPTIONS = ("region", "endpoint_url")
+
+WRITE_IT_AS = (
+    f"Write it as '{SCHEME}TABLE?region=REGION', for servers other than AWS with &endpoint_url=http://HOST:PORT."
+)
+"""What is said of a URL that is not understood; quoted, since & and ? mean something to a shell."""
 
 
 class TablePlace(Struct, frozen=True):
@@ -30,9 +35,16 @@ class TablePlace(Struct, frozen=True):
 
 def parse_place(url: str) -> TablePlace:
     """Return what a URL names; ConfigError if it is not understood."""
+    try:
+        return _parsed(url)
+    except ConfigError as error:
+        raise error.advising(WRITE_IT_AS) from error.__cause__
+
+
+def _parsed(url: str) -> TablePlace:
     name, _, query = url.removeprefix(SCHEME).partition("?")
     if not url.startswith(SCHEME) or not _NAME.fullmatch(name):
-        raise ConfigError(f"catalog {url}: write {SCHEME}TABLE?region=REGION; a table's name has 3 to 255 letters")
+        raise ConfigError(f"catalog {url}: a table's name has 3 to 255 letters, digits, and . _ -")
     options: dict[str, str] = {}
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
@@ -42,4 +54,14 @@ def parse_place(url: str) -> TablePlace:
         if option not in _OPTIONS or option in options or not value:
             raise ConfigError(f"catalog {url}: {option}={value}: the options are region and endpoint_url, once each")
         options[option] = value
+    if "endpoint_url" in options and not _is_web_address(options["endpoint_url"]):
+        raise ConfigError(f"catalog {url}: endpoint_url={options['endpoint_url']}: begins with http:// or https://")
     return TablePlace(name, **options)
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)

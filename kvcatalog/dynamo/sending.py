@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from kvcatalog.dynamo.connection import AmbiguousError, Connection, is_throttled, reasons_of
-from kvcatalog.dynamo.items import ATTEMPTS, pause
+from kvcatalog.dynamo.connection import AmbiguousError, Connection, is_conflict, is_throttled, reasons_of
+from kvcatalog.dynamo.patience import Attempts
 from kvcatalog.errors import CatalogBusyError, CatalogError, OutcomeUnknownError, TransactionTooLargeError
 
 ITEMS_MAX = 100
@@ -48,11 +48,12 @@ class Sender:
             raise TransactionTooLargeError(f"{len(actions)} rows belong together, and a transaction takes {ITEMS_MAX}")
         given, is_open = token, False
         token = token or str(uuid4())
-        for attempt in range(ATTEMPTS):
+        attempts = Attempts()
+        for _ in attempts:
             try:
                 self._send(actions, token)
             except AmbiguousError:
-                is_open = True
+                is_open = attempts.is_silent = True
             except CatalogBusyError:
                 token = given or (token if is_open else str(uuid4()))
             except ConflictError:
@@ -62,13 +63,12 @@ class Sender:
                 raise
             else:
                 return
-            pause(attempt)
         if not is_open:
             raise CatalogBusyError(f"{self._connection.place.url} takes no more transactions")
         self._see_to_it(is_made)
 
     def _see_to_it(self, is_made: Callable[[], bool]) -> None:
-        text = f"{self._connection.place.url} does not answer"
+        text = str(self._connection.silence())
         try:
             was_made = is_made()
         except CatalogError as error:
@@ -83,9 +83,9 @@ class Sender:
             self._connection.ask("transact_write_items", TransactItems=actions, ClientRequestToken=token)
         except ClientError as error:
             codes = reasons_of(error)
-            if codes and is_throttled(codes) and "TransactionConflict" not in codes:
+            if codes and is_throttled(codes):
                 raise CatalogBusyError(f"{self._connection.place.url}: {error}") from error
-            if codes and not set(codes) <= {"None", "ConditionalCheckFailed", "TransactionConflict"}:
+            if not is_conflict(codes):
                 failure = self._connection.translated(error)
                 raise failure from error
             raise ConflictError(

@@ -22,9 +22,12 @@ from kvcatalog.dynamo.sending import BYTES_MAX, ConflictError, Sender
 from kvcatalog.dynamo.sums import Sums
 from kvcatalog.errors import InvalidValueError, TransactionTooLargeError
 from kvcatalog.kv.table import Table
-from kvcatalog.schema import COUNTERS, META, ROOTS_VERSION_KEY
+from kvcatalog.schema import COUNTERS, JOURNAL, META, ROOTS_VERSION_KEY
 
-_ITEM_BYTES_MAX = 390_000
+_ROW_BYTES_MAX = 195_000
+_ENTRY_BYTES_MAX = 400_000
+"""An entry of the journal has what two rows said, so that whatever was stored can be changed and deleted."""
+
 _STAMP_BYTES = 8
 
 
@@ -46,6 +49,7 @@ class DynamoWriteTransaction(DynamoReadTransaction):
         self._known: dict[ItemKey, Item | None] = {}
         self._changes: dict[ItemKey, _Change] = {}
         self._checked_guards: set[ItemKey] = set()
+        self._marks: dict[ItemKey, int] = {}
         self._required: dict[ItemKey, str] = {}
         self.was_sent = False
         self.writes = 0
@@ -126,10 +130,9 @@ class DynamoWriteTransaction(DynamoReadTransaction):
 
     def put(self, table: Table, key: bytes, value: bytes, *, append: bool = False) -> None:  # noqa: ARG002
         """See WriteTransaction; InvalidValueError for a row that no item can hold."""
-        if len(key) + len(value) > _ITEM_BYTES_MAX:
-            raise InvalidValueError(
-                "record", f"takes {len(value)} bytes, and DynamoDB stores {_ITEM_BYTES_MAX} at most"
-            )
+        bytes_max = _ENTRY_BYTES_MAX if table is JOURNAL else _ROW_BYTES_MAX
+        if len(key) + len(value) > bytes_max:
+            raise InvalidValueError("record", f"takes {len(value)} bytes, and in DynamoDB {bytes_max} at most")
         self.writes += 1
         where = layout.item_key(table, key, value if table.sets else b"")
         stamp = None if LAYOUTS[table].bare else os.urandom(_STAMP_BYTES)
@@ -163,6 +166,17 @@ class DynamoWriteTransaction(DynamoReadTransaction):
         if LAYOUTS[table].guarded:
             self._guard(key)
             self._changes[layout.guard_key(key)] = _Change("touch", stamp=os.urandom(_STAMP_BYTES))
+
+    def leave_mark(self, table: Table, key: bytes, number: int) -> None:
+        """See WriteTransaction; the guard keeps it, and changes with it."""
+        where = layout.guard_key(key)
+        self._marks[where] = max(number, self._marks.get(where, 0))
+        self._change_guard(table, key)
+
+    def mark(self, table: Table, key: bytes) -> int | None:  # noqa: ARG002 - only one is guarded
+        """See WriteTransaction; the commit fails if the guard has changed since it was read."""
+        guard = self._guard(key)
+        return 0 if guard is None else guard.number
 
     def touch(self, table: Table, key: bytes) -> None:
         """See WriteTransaction."""
@@ -221,13 +235,25 @@ class DynamoWriteTransaction(DynamoReadTransaction):
         if change.kind == "touch":
             names = condition.setdefault("ExpressionAttributeValues", {})
             names[":s"] = {"B": change.stamp}
-            return {"Update": target | condition | {"UpdateExpression": "SET s = :s"}}
+            expression = "SET s = :s"
+            number = self._mark_of(where) if change.table is None else None
+            if number is not None:
+                names[":n"] = {"N": str(number)}
+                expression += ", n = :n"
+            return {"Update": target | condition | {"UpdateExpression": expression}}
         item = attributes_of(where)
         if change.table is not None and not change.table.sets and change.pair[1]:
             item["v"] = {"B": change.pair[1]}
         if change.stamp is not None:
             item["s"] = {"B": change.stamp}
         return {"Put": {"TableName": target["TableName"], "Item": item} | condition}
+
+    def _mark_of(self, where: ItemKey) -> int | None:
+        """Return what a guard is to keep; None if it has kept nothing so far, and nothing is to be kept now."""
+        guard, left = self._known.get(where), self._marks.get(where)
+        if guard is None:
+            return left or 0
+        return guard.number if left is None else max(left, guard.number or 0)
 
     def _condition(self, where: ItemKey, change: _Change | None = None) -> dict[str, Any]:
         """Return the condition that an item is what it was."""

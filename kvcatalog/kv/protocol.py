@@ -117,6 +117,17 @@ class WriteTransaction(ReadTransaction, Protocol):
         """Commit only as long as this process has the lease that it took, if it took one."""
         ...
 
+    def leave_mark(self, table: Table, key: bytes, number: int) -> None:
+        """Leave a number for a key, which outlives its row; of several the highest counts."""
+        ...
+
+    def mark(self, table: Table, key: bytes) -> int | None:
+        """Return a number at least as high as all that were left for a key before the commit of this transaction.
+
+        None where marks are not kept, or not from the beginning: then nothing is known.
+        """
+        ...
+
     def expect(self, table: Table, keys: Iterable[bytes]) -> None:
         """Say which keys will be asked for, so that they can be read together."""
         ...

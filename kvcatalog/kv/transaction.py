@@ -276,6 +276,13 @@ class WriteTransaction(ReadTransaction):
     def require_lease(self, name: str) -> None:
         """Do nothing: the kernel takes no lease from a process that lives."""
 
+    def leave_mark(self, table: Table, key: bytes, number: int) -> None:
+        """Do nothing: who wants to know looks where that is counted."""
+
+    def mark(self, table: Table, key: bytes) -> int | None:  # noqa: ARG002
+        """See WriteTransaction: marks are not kept."""
+        return None
+
     def expect(self, table: Table, keys: Iterable[bytes]) -> None:
         """Do nothing: a lookup waits for nobody."""
 

@@ -55,8 +55,9 @@ def open_catalog(
         from kvcatalog.store.dynamo_opening import open_dynamo_catalog
 
         return open_dynamo_catalog(path, read_only=read_only, command=command)
-    if "://" in path:
-        raise ConfigError(f"catalog {path}: only the path of a folder, or dynamodb://TABLE, can be opened")
+    if "://" in path or path.lower().startswith("dynamodb:"):
+        error = ConfigError(f"catalog {path}: only the path of a folder, or dynamodb://TABLE, can be opened")
+        raise error.advising("Give a folder, or a table as 'dynamodb://TABLE?region=REGION', in small letters.")
     from kvcatalog.store.opening import open_lmdb_catalog
 
     return open_lmdb_catalog(

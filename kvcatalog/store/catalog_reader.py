@@ -270,7 +270,7 @@ class CatalogReader:
         with self._read() as transaction:
             return listing.stats(transaction, file_bytes=file_bytes, used_bytes=used_bytes)
 
-    def blob_epoch(self) -> int:
+    def blob_epoch(self, *, recent: bool = False) -> int:  # noqa: ARG002 - asking costs nothing here
         """See CatalogStore."""
         with self._read() as transaction:
             return read_counter(transaction, BLOB_EPOCH).count

@@ -106,7 +106,7 @@ def put_new_documents(
     encode = DOCUMENT_CODEC.encode
     transaction.put_many(DOCUMENTS, ((key, encode(key, row)) for key, row in zip(ids, rows, strict=True)), append=True)
     defers = Tally.of(transaction).defers
-    digests = sorted([row.digest for row in rows if row.digest is not None and not defers(row.digest)])
+    digests = sorted([row.digest for row in rows if row.digest is not None and not defers(row.digest, is_added=True)])
     repeated = {digest for digest, following in pairwise(digests) if digest == following}
     repeated.update(transaction.first_values(BY_SHA256, digests))
     repeated.update(transaction.first_values(VARIANTS_BY_SHA256, digests))
@@ -131,7 +131,7 @@ def _put_new_document(transaction: WriteTransaction, document_id: bytes, key: by
     digest = row.digest
     is_repeated = (
         digest is not None
-        and not Tally.of(transaction).defers(digest)
+        and not Tally.of(transaction).defers(digest, is_added=True)
         and (transaction.get(BY_SHA256, digest) is not None or transaction.get(VARIANTS_BY_SHA256, digest) is not None)
     )
     for index in DOCUMENT_INDEXES:

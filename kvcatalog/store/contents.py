@@ -26,11 +26,13 @@ def refuse_what_may_be_gone(
     epoch = request.blob_epoch
     if epoch is None:
         return
-    for uri in (request.content.storage_uri, *request.links) if upkeep.may_condemn(transaction) else ():
+    uris = (request.content.storage_uri, *request.links)
+    for uri in uris if upkeep.may_condemn(transaction) else ():
         if any(upkeep.was_cleared(transaction, *place, after=epoch) for place in scribe.roots.candidates(uri)):
             raise BlobCondemnedError(f"{uri}: garbage collection was at what lay there since it was stored")
     # Only now: what was forgotten before the rows were looked for is known to be forgotten.
-    if upkeep.has_forgotten(transaction, after=epoch):
+    places = (place for uri in uris for place in scribe.roots.candidates(uri))
+    if upkeep.has_forgotten(transaction, places, after=epoch):
         raise BlobCondemnedError(f"{request.content.storage_uri}: blobs were taken away since it was stored")
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 from kvcatalog import telemetry
 from kvcatalog.dynamo.connection import AmbiguousError, Connection
 from kvcatalog.dynamo.ids import Ids
-from kvcatalog.dynamo.items import ItemTable, pause
+from kvcatalog.dynamo.items import ItemTable
 from kvcatalog.dynamo.layout import SHARDS
 from kvcatalog.dynamo.leases import Leases
+from kvcatalog.dynamo.patience import pause
 from kvcatalog.dynamo.place import TablePlace
 from kvcatalog.dynamo.reading import DynamoReadTransaction
 from kvcatalog.dynamo.sending import ITEMS_MAX, ConflictError, Sender
@@ -183,7 +184,7 @@ class _Process:
         self._turn = threading.Lock()
         self._changed = threading.Condition()
         self._sums: dict[bytes, Delta] = {}
-        self._digests: set[bytes] = set()
+        self._digests: dict[bytes, bool] = {}
         self._is_settling = False
 
     def reserved(self, name: str | None, pieces: Sequence[Sequence[int]]) -> list[Block | None]:
@@ -272,13 +273,13 @@ class _Process:
     def _settle_some(self) -> bool:
         with self._changed:
             sums, digests = self._sums, self._digests
-            self._sums, self._digests = {}, set()
+            self._sums, self._digests = {}, {}
         if not sums and not digests:
             return False
         try:
             self.sums.add(sums)
-            self.workers.map(self._count, self._carried_by_several(sorted(digests)))
-            digests = set()
+            self.workers.map(self._count, self._carried_by_several(digests))
+            digests = {}
         except ConflictError:
             pause(0)
         except CatalogError as error:
@@ -288,13 +289,14 @@ class _Process:
         self._keep(sums, digests)
         return True
 
-    def _carried_by_several(self, digests: list[bytes]) -> list[bytes]:
-        """Return those digests that more than one record has, or is said to have.
+    def _carried_by_several(self, changed: dict[bytes, bool]) -> list[bytes]:
+        """Return those digests that more than one record has, or, unless they were only added, is said to have.
 
         All of them are committed, so whoever adds another record now will look, too.
         """
+        digests = sorted(changed)
         transaction = DynamoReadTransaction(self.items, self.sums)
-        said = transaction.first_values(DUPLICATES, digests)
+        said = transaction.first_values(DUPLICATES, [digest for digest in digests if not changed[digest]])
         has_variants = len(digests) <= SHARDS or not transaction.is_empty(VARIANTS_BY_SHA256)
 
         def is_repeated(digest: bytes) -> bool:
@@ -313,20 +315,25 @@ class _Process:
         for name, number in tally.raised.items():
             self.ids.raise_to(name, number)
 
-    def _keep(self, sums: dict[bytes, Delta], digests: set[bytes]) -> None:
+    def _keep(self, sums: dict[bytes, Delta], digests: dict[bytes, bool]) -> None:
         with self._changed:
-            self._digests |= digests
+            for digest, is_added in digests.items():
+                self._digests[digest] = is_added and self._digests.get(digest, True)
             for key, delta in sums.items():
                 total = self._sums.setdefault(key, Delta(delta.label))
                 total.count += delta.count
                 total.size += delta.size
 
     def close(self) -> None:
-        """Finish what was posted, bring figures up to date, give ids back."""
+        """Finish what was posted, bring figures up to date, give ids back, unless the service was given up."""
         self.workers.close()
         self.workers = self.items.workers = Workers()
-        self.settle(patiently=True)
-        self.ids.return_unused()
+        if self._connection.is_silent:
+            if self._sums or self._digests:
+                _log.warning("%s: figures are not up to date: it does not answer", self._connection.place.url)
+        else:
+            self.settle(patiently=True)
+            self.ids.return_unused()
         self.workers.close()
 
 

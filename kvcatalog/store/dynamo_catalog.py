@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from kvcatalog.clock import Clock, now_micros
 from kvcatalog.dynamo import creation
-from kvcatalog.dynamo.items import pause
+from kvcatalog.dynamo.patience import pause
+from kvcatalog.dynamo.sums import RECENT_SECONDS
 from kvcatalog.errors import CorruptRecordError
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.models import CatalogStats, DuplicateGroup, Possession
@@ -61,6 +63,7 @@ class DynamoCatalog(Catalog):
         command: str = "library",
     ) -> None:
         self._dynamo = backend
+        self._epoch: tuple[float, int] | None = None
         super().__init__(backend, read_only=read_only, clock=clock, command=command)
 
     def recognise_table(self) -> None:
@@ -94,6 +97,13 @@ class DynamoCatalog(Catalog):
     last_check = _believed(CatalogReader.last_check)
     digests = _believed(CatalogReader.digests)
     search = _believed(CatalogReader.search)
+
+    def blob_epoch(self, *, recent: bool = False) -> int:
+        """See CatalogStore: all hosts would read one item before each blob that they store."""
+        asked, known = time.monotonic(), self._epoch
+        if not recent or known is None or asked > known[0] + RECENT_SECONDS:
+            known = self._epoch = (asked, super().blob_epoch())
+        return known[1]
 
     def referenced(self, storage_uris: Iterable[str]) -> set[str]:
         """See CatalogStore; LeaseLostError where the answer is not to be acted upon any more."""

@@ -8,7 +8,13 @@ from kvcatalog.clock import now_micros
 from kvcatalog.dynamo import creation
 from kvcatalog.dynamo.layout import item_key
 from kvcatalog.dynamo.place import parse_place
-from kvcatalog.errors import CatalogMissingError, CatalogUnavailableError, UnsupportedFormatError
+from kvcatalog.errors import (
+    CatalogMissingError,
+    CatalogUnavailableError,
+    CorruptRecordError,
+    DatabaseDamagedError,
+    UnsupportedFormatError,
+)
 from kvcatalog.kv.protocol import WriteTransaction
 from kvcatalog.models import CreatedCatalog
 from kvcatalog.schema import (
@@ -35,10 +41,8 @@ def open_dynamo_catalog(url: str, *, read_only: bool = False, command: str = "li
         catalog = DynamoCatalog(backend, read_only=read_only, command=command)
         if not read_only:
             catalog.recognise_table()
-    except BaseException as error:
+    except BaseException:
         backend.close()
-        if isinstance(error, CatalogMissingError):
-            error.advising("Check the table's name, region and endpoint_url; `kvcatalog init` makes table and catalog.")
         raise
     return catalog
 
@@ -46,7 +50,8 @@ def open_dynamo_catalog(url: str, *, read_only: bool = False, command: str = "li
 def _check_format(backend: DynamoBackend) -> None:
     version = _format_version(backend)
     if version is None:
-        raise CatalogMissingError(f"{backend.place}: the table holds no catalog")
+        missing = CatalogMissingError(f"{backend.place}: the table holds no catalog")
+        raise missing.advising("Check the table's name; `kvcatalog init` makes a catalog in a table that is empty.")
     if version != FORMAT_VERSION:
         error = UnsupportedFormatError(f"{backend.place} has format {version}; this version knows {FORMAT_VERSION}")
         if version < FORMAT_VERSION:
@@ -72,7 +77,8 @@ def create_dynamo_catalog(url: str, *, point_in_time_recovery: bool = True) -> C
         was_made = _format_version(backend) is None
         if was_made:
             if not creation.is_empty(backend.connection):
-                raise CatalogUnavailableError(f"{backend.place}: the table holds other things than a catalog")
+                error = CatalogUnavailableError(f"{backend.place}: the table holds other things than a catalog")
+                raise error.advising("Give another name: `kvcatalog init` makes a table, or uses one that is empty.")
             was_made = backend.submit(_begin)
         _check_format(backend)
         with backend.read() as transaction:
@@ -94,4 +100,8 @@ def _begin(transaction: WriteTransaction) -> bool:
 
 def _format_version(backend: DynamoBackend) -> int | None:
     value, _ = creation.read_together(backend.connection, [item_key(META, FORMAT_KEY), item_key(META, IDENTITY_KEY)])
-    return None if value is None else NUMBER_CODEC.decode(FORMAT_KEY, value)
+    try:
+        return None if value is None else NUMBER_CODEC.decode(FORMAT_KEY, value)
+    except CorruptRecordError as error:
+        damaged = DatabaseDamagedError(f"{backend.place}: what the table says of its format cannot be read: {error}")
+        raise damaged.advising("Recover the table as it was at an earlier moment, under another name.") from error

@@ -37,7 +37,7 @@ class DynamoTally(Tally):
         self._block = block
         self._taken: list[tuple[str, int, int]] = []
         self.sums: dict[bytes, Delta] = {}
-        self.digests: set[bytes] = set()
+        self.digests: dict[bytes, bool] = {}
         self.raised: dict[str, int] = {}
         self.any_condemned = True  # each place is asked for: whether there are any at all is nothing to rely on
 
@@ -77,10 +77,10 @@ class DynamoTally(Tally):
         else:
             super().raise_to(name, number)
 
-    def defers(self, digest: bytes) -> bool:
-        """See Tally."""
+    def defers(self, digest: bytes, *, is_added: bool = False) -> bool:
+        """See Tally; `digests` has which of them were only added."""
         if self._defers:
-            self.digests.add(digest)
+            self.digests[digest] = is_added and self.digests.get(digest, True)
         return self._defers
 
     def give_back(self, *, were_used: bool = False) -> None:

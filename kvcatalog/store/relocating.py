@@ -102,7 +102,7 @@ def _safe(transaction: WriteTransaction, wanted: Relocation, target: str, digest
     ):
         raise BlobCondemnedError(f"{target}: garbage collection was at what lay there since it was stored")
     # Only now: what was forgotten before the row was looked for is known to be forgotten.
-    if upkeep.has_forgotten(transaction, after=wanted.blob_epoch):
+    if upkeep.has_forgotten(transaction, scribe.roots.candidates(target), after=wanted.blob_epoch):
         raise BlobCondemnedError(f"{target}: blobs were taken away since it was stored")
     return locate(transaction, target, digest, scribe)
 

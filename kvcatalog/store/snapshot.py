@@ -56,36 +56,44 @@ class RowSnapshot:
             *(read_counter(transaction, name).count for name in (JOURNAL_SEQUENCE, DOCUMENT_ID, VARIANT_ID, HOLD_ID))
         )
         self.document_count = read_counter(transaction, "documents").count
-        self._shown: bytearray | None = None
-        """A bit for each id that `documents` gave, where that may not be all: what hangs on others does not come."""
+        self._seen: bytearray | None = None
+        """A bit for each id that `documents` met, where others may come or go meanwhile."""
+        self._walked: list[list[int]] = []
+        """Behind which id each walk began, and how far it has come."""
 
     def documents(self, where: Filter | None = None, *, after: int = 0) -> Iterator[list[FlatRow]]:
         """See CatalogSnapshot."""
         pairs = self._up_to(DOCUMENTS, after, self.position.document)
-        if not self.is_one_moment and self._shown is None:
-            self._shown = bytearray(self.position.document // 8 + 1)
+        if not self.is_one_moment and self._seen is None:
+            self._seen = bytearray(self.position.document // 8 + 1)
         matches = self._matcher(where)
+        walked = [after, after]
+        self._walked.append(walked)
         while chunk := list(islice(pairs, ROWS)):
-            rows = zip([id_of(key) for key, _ in chunk], DOCUMENT_CODEC.decode_many(chunk), strict=True)
-            chosen = rows if matches is None else [pair for pair in rows if matches(*pair)]
-            yield self._documents(chosen if self._shown is None else self._noted(list(chosen)))
+            ids = [id_of(key) for key, _ in chunk]
+            if self._seen is not None:
+                for document_id in ids:
+                    self._seen[document_id >> 3] |= 1 << (document_id & 7)
+            walked[1] = ids[-1]
+            rows = zip(ids, DOCUMENT_CODEC.decode_many(chunk), strict=True)
+            yield self._documents(rows if matches is None else [pair for pair in rows if matches(*pair)])
+        walked[1] = self.position.document
 
     def _up_to(self, table: Table, after: int, last: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield the rows with ids behind one, up to the last of the position, which later rows may be above."""
         stop = None if self.is_one_moment else id_key(last + 1)
         return self._transaction.items(table, id_key(after + 1), stop)
 
-    def _noted(self, rows: list[tuple[int, DocumentRow]]) -> list[tuple[int, DocumentRow]]:
-        if self._shown is not None:
-            for document_id, _ in rows:
-                self._shown[document_id >> 3] |= 1 << (document_id & 7)
-        return rows
-
-    def _is_shown(self, document_id: object) -> bool:
-        shown = self._shown
-        if shown is None or not isinstance(document_id, int):
+    def _was_there(self, document_id: object) -> bool:
+        """Tell whether a document was met, where `documents` came by its id."""
+        seen = self._seen
+        if seen is None or not isinstance(document_id, int):
             return True
-        return document_id >> 3 < len(shown) and bool(shown[document_id >> 3] & 1 << (document_id & 7))
+        if document_id > self.position.document:
+            return False
+        if not any(behind < document_id <= last for behind, last in self._walked):
+            return True
+        return bool(seen[document_id >> 3] & 1 << (document_id & 7))
 
     def document(self, document_id: int, where: Filter | None = None) -> FlatRow | None:
         """See CatalogSnapshot."""
@@ -157,7 +165,7 @@ class RowSnapshot:
         while chunk := list(islice(rows, ROWS)):
             chosen = []
             for row in chunk:
-                if hangs and not self._is_shown(owner(row)):
+                if hangs and not self._was_there(owner(row)):
                     continue
                 if where is not None:
                     document_id = owner(row)

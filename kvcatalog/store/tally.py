@@ -54,8 +54,11 @@ class Tally:
         """Return a count as it stands; of ids the last that was given, 0 if none was."""
         return self._row(name, label).count
 
-    def defers(self, digest: bytes) -> bool:  # noqa: ARG002 - another tally does
-        """Tell whether the duplicate count of a digest is brought up to date once this has committed, and see to it."""
+    def defers(self, digest: bytes, *, is_added: bool = False) -> bool:  # noqa: ARG002 - another tally does
+        """Tell whether the duplicate count of a digest is brought up to date once this has committed, and see to it.
+
+        If it `is_added`, no record has lost it.
+        """
         return False
 
     def forget_unreadable(self, name: str, label: str = "") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import structs
 
 from kvcatalog.clock import from_micros
@@ -101,7 +103,10 @@ def forget_cleared(transaction: WriteTransaction, rows_max: int | None = None) -
     for _, key in cleared:
         transaction.delete(CONDEMNED, key)
     if cleared:
-        Tally.of(transaction).raise_to(FORGOTTEN_EPOCH, cleared[-1][0])
+        tally = Tally.of(transaction)
+        tally.raise_to(FORGOTTEN_EPOCH, cleared[-1][0])
+        for _, key in cleared:
+            transaction.leave_mark(CONDEMNED, key, tally.last(FORGOTTEN_EPOCH))
     return len(cleared)
 
 
@@ -162,9 +167,13 @@ def was_cleared(transaction: WriteTransaction, root: int | None, path: str, *, a
     return row is not None and row.cleared is not None and row.cleared > after
 
 
-def has_forgotten(transaction: WriteTransaction, *, after: int) -> bool:
-    """Tell whether announcements that ended after a blob epoch are forgotten."""
-    return Tally.of(transaction).last(FORGOTTEN_EPOCH) > after
+def has_forgotten(transaction: WriteTransaction, places: Iterable[tuple[int | None, str]], *, after: int) -> bool:
+    """Tell whether announcements for some places that ended after a blob epoch may be forgotten.
+
+    Where marks tell nothing, that is so if any announcement is, whatever its place.
+    """
+    marks = (transaction.mark(CONDEMNED, location_key(root, path)) for root, path in places)
+    return any((Tally.of(transaction).last(FORGOTTEN_EPOCH) if mark is None else mark) > after for mark in marks)
 
 
 def _all_condemned(transaction: WriteTransaction) -> list[tuple[bytes, CondemnedRow]]:

@@ -53,7 +53,7 @@ def register(catalog: CatalogStore, source: Source) -> Registration:
         sha256=sha256,
         storage_uri=f"{ROOT}/cas/sha256/{sha256[:2]}/{sha256[2:]}",
         run_id=source.run_id,
-        blob_epoch=catalog.blob_epoch(),
+        blob_epoch=catalog.blob_epoch(recent=True),
     )
 
 

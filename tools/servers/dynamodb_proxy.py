@@ -53,7 +53,13 @@ class Change(Struct):
     reply: Callable[[Body], Body] | None = None
 
 
-Action = Refuse | Cut | Change | None
+class Say(Struct):
+    """Answer with some text and status 200 in place of the server, as a broken proxy or another service would."""
+
+    text: bytes
+
+
+Action = Refuse | Cut | Change | Say | None
 Rule = Callable[[str, Body], Action]
 
 
@@ -76,6 +82,8 @@ class Proxy:
             return action.status, _refusal(action)
         if isinstance(action, Cut) and not action.is_done:
             return None
+        if isinstance(action, Say):
+            return http.HTTPStatus.OK, action.text
         changed = action.request if isinstance(action, Change) else None
         status, body = self._forward(path, headers, data if changed is None else json.dumps(changed).encode())
         if isinstance(action, Change) and action.reply is not None and status == http.HTTPStatus.OK:

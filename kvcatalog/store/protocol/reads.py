@@ -121,11 +121,14 @@ class CatalogReads(Protocol):
         """Return the catalog's figures, without a scan."""
         ...
 
-    def blob_epoch(self) -> int:
+    def blob_epoch(self, *, recent: bool = False) -> int:
         """Return a number that grows whenever a blob may have been taken away.
 
         Whoever stores a blob asks first, and registers with the answer: so no record refers to a blob that went in
         between. Other blobs that went do not matter, unless it was so long ago that the catalog has forgotten which.
+
+        A `recent` one may be up to a second old where asking costs: it is as safe, since a lower number only refuses
+        more. Who is refused asks for the one of now.
         """
         ...
 

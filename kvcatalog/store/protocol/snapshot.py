@@ -27,7 +27,7 @@ class CatalogSnapshot(Protocol):
     is_one_moment: bool
     """Whether all rows are of that moment. Otherwise each is as it was when it was read; none has an id or number above
     the position, and some below it may still be on their way, so it is nothing to go on from. What hangs on a document
-    comes only if the document came, where `documents` was read first."""
+    that `documents` has passed and not met does not come; that narrows nothing else, whatever its `after`."""
 
     document_count: int
     """How many documents there are in all."""
