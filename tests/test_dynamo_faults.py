@@ -22,7 +22,7 @@ from tests.catalog_stores import CatalogStoreContract, catalog, digest, document
 from tests.copies import fill, said
 from tests.dynamo_tables import Tables, tables
 from tests.support import forked
-from tools.servers.dynamodb_proxy import Action, Body, Change, Cut, Proxy, Refuse, between
+from tools.servers.dynamodb_proxy import Action, Body, Change, Cut, Proxy, Refuse, Say, between
 
 __all__ = ["catalog", "tables"]
 
@@ -113,6 +113,7 @@ def expected(tables: Tables) -> dict[str, Any]:
         Refuse("TransactionCanceledException", reasons=("ThrottlingError", "TransactionConflict")),
         Cut(is_done=False),
         Cut(is_done=True),
+        Say(b"<html>Sign in</html>"),
     ],
     ids=[
         "throughput",
@@ -123,6 +124,7 @@ def expected(tables: Tables) -> dict[str, Any]:
         "both",
         "lost",
         "unanswered",
+        "login page",
     ],
 )
 @pytest.mark.parametrize("is_write", [True, False], ids=["write", "any"])

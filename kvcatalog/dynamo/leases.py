@@ -20,6 +20,7 @@ from msgspec import Struct
 from kvcatalog.dynamo.connection import AmbiguousError, Connection
 from kvcatalog.dynamo.items import attributes_of
 from kvcatalog.dynamo.layout import ItemKey
+from kvcatalog.dynamo.patience import ATTEMPTS, pause
 from kvcatalog.errors import CatalogError, CatalogLockedError, LeaseLostError
 
 BEAT_SECONDS = 3.0
@@ -114,19 +115,20 @@ class Leases:
             raise self._lost_error(f"the lease {lease.name}")
 
     def _taken(self, name: str, *, patiently: bool) -> _Lease:
-        owner = str(uuid4())
+        owner, tried, tries = str(uuid4()), 0.0, 0
         first: _Seen | None = None
         while True:
-            now = time.monotonic()
             seen = self._look(name)
-            if seen is None:
-                if self._put(name, owner, "attribute_not_exists(pk)", {}):
-                    return _Lease(name, owner, now)
-                continue
-            if now > seen.since + TAKEN_OVER_SECONDS:
-                old = {":o": {"S": seen.owner}, ":b": {"S": seen.beat}}
-                if self._put(name, owner, "o = :o AND c = :b", old):
-                    return _Lease(name, owner, now)
+            if seen is not None and seen.owner == owner:  # the answer to a try was lost
+                return _Lease(name, owner, tried)
+            now = time.monotonic()
+            if seen is None or now > seen.since + TAKEN_OVER_SECONDS:
+                tried, tries = now, tries + 1
+                if self._put(name, owner, seen):
+                    return _Lease(name, owner, tried)
+                if tries == ATTEMPTS:
+                    raise self._connection.silence()
+                pause(tries)
                 continue
             first = first or seen
             if not patiently or (seen.owner, seen.beat) != (first.owner, first.beat):
@@ -145,16 +147,19 @@ class Leases:
             known = self._seen[name] = _Seen(owner, beat, time.monotonic())
         return known
 
-    def _put(self, name: str, owner: str, condition: str, values: dict[str, Any]) -> bool:
+    def _put(self, name: str, owner: str, old: _Seen | None) -> bool:
+        """Take a lease that nobody has, or that has stood still; False where that failed, or no answer told."""
         from botocore.exceptions import ClientError
 
         item = attributes_of(_place(name)) | {"o": {"S": owner}, "c": {"S": str(uuid4())}}
-        options: dict[str, Any] = {"ExpressionAttributeValues": values} if values else {}
+        condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
+        if old is not None:
+            values = {":o": {"S": old.owner}, ":b": {"S": old.beat}}
+            condition = {"ConditionExpression": "o = :o AND c = :b", "ExpressionAttributeValues": values}
         try:
-            self._connection.call("put_item", Item=item, ConditionExpression=condition, **options)
+            self._connection.call("put_item", Item=item, **condition)
         except (ClientError, AmbiguousError):
-            seen = self._look(name)  # the answer to a first try may have been lost
-            return seen is not None and seen.owner == owner
+            return False
         return True
 
     def _beat(self, lease: _Lease) -> None:
