@@ -319,3 +319,9 @@ class BlobStore(Protocol):
     def close(self) -> None:
         """Let go of what the store holds open."""
         ...
+
+
+def read_digest(store: BlobStore, path: str) -> tuple[str, int]:
+    """Return the SHA-256 of a blob as it is read, and its size in bytes; raises as `open` does, from reading too."""
+    with translated(store.uri_of(path)), store.open(path) as stream:
+        return sha256_stream(stream)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct, structs
 
 from kvcatalog import layout, telemetry, values
-from kvcatalog.blobs import BlobStore, LocalFile, new_label
-from kvcatalog.digest import sha256_stream
+from kvcatalog.blobs import BlobStore, LocalFile, new_label, read_digest
 from kvcatalog.errors import (
     BlobCondemnedError,
     CatalogError,
@@ -206,8 +205,7 @@ class _Finalizing:
     def _read_digest(self, uri: str) -> str:
         path = self.store.path_of(uri)
         if path is not None:
-            with self.store.open(path) as stream:
-                return sha256_stream(stream)[0]
+            return read_digest(self.store, path)[0]
         with LocalFile.open(file_path(uri) or "") as file:
             return file.read_sha256()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from kvcatalog import blobs
+from kvcatalog.errors import StorageFailedError
 from kvcatalog.filters import parse_filter
 from kvcatalog.reconcile import Adoption, FetchError, Reconciling, Step
 from kvcatalog.removal import Collection, open_roots, sorting
@@ -118,6 +122,23 @@ def test_unknown_files_are_adopted_by_a_rule(place: Place) -> None:
     assert (record.bytes, record.sha256) == (7, hashlib.sha256(b"unknown").hexdigest())
     assert [step.document_id for step in steps if step.action == "adopt"] == [record.id]
     assert brief(applied(place, adopt=by_folder)) == {("unknown", "planned", "private/x.pdf")}
+
+
+def test_what_cannot_be_read_is_not_adopted_and_never_taken_for_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved_away(place, place.stored(b"moved", "moved"), "elsewhere.pdf")
+    place.stray("work-1/unreadable.pdf", b"unknown")
+
+    def failing(_stream: BinaryIO) -> tuple[str, int]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(blobs, "sha256_stream", failing)
+    with pytest.raises(StorageFailedError, match="elsewhere.pdf: Input/output error"):
+        planned(place, adopt=by_folder)
+    (place.root / "elsewhere.pdf").unlink()
+    (step,) = (step for step in applied(place, adopt=by_folder) if step.action == "adopt")
+    assert (step.outcome, "Input/output error" in (step.detail or "")) == ("failed", True)
 
 
 def test_a_moved_file_is_not_adopted(place: Place) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 from msgspec import Struct, structs
 
+from kvcatalog.blobs import read_digest
 from kvcatalog.checks import BlobCheck
 from kvcatalog.custody import BlobMove, Relocation
-from kvcatalog.digest import sha256_stream
-from kvcatalog.errors import BlobNotFoundError, UnsafePathError
+from kvcatalog.errors import BlobNotFoundError, StorageFailedError, UnsafePathError
 from kvcatalog.filters import Filter
 from kvcatalog.layout import CAS
 from kvcatalog.reconcile.looking import Broken, Unknown, broken, unknown
@@ -201,9 +201,8 @@ class Reconciling:
         if located is None or facts is None:
             return _failed(step, "it is to be left alone")
         try:
-            with located[0].open(located[1]) as stream:
-                sha256, size = sha256_stream(stream)
-        except (BlobNotFoundError, UnsafePathError) as error:
+            sha256, size = read_digest(*located)
+        except (BlobNotFoundError, UnsafePathError, StorageFailedError) as error:
             return _failed(step, str(error))
         registration = self._catalog.register(
             artifact_id=facts.artifact_id,
@@ -263,8 +262,7 @@ class Reconciling:
         if located is None:
             return None
         try:
-            with located[0].open(located[1]) as stream:
-                return sha256_stream(stream)[0]
+            return read_digest(*located)[0]
         except (BlobNotFoundError, UnsafePathError):
             return None
 
