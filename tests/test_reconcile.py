@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_not_adopted_and_never_taken_for_lost(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(blobs, "sha256_stream", failing)
-    with pytest.raises(StorageFailedError, match="elsewhere.pdf: Input/output error"):
+    with pytest.raises(StorageFailedError, match=r"elsewhere\.pdf: Input/output error"):
         planned(place, adopt=by_folder)
     (place.root / "elsewhere.pdf").unlink()
     (step,) = (step for step in applied(place, adopt=by_folder) if step.action == "adopt")
