@@ -26,6 +26,12 @@ hypothesis.settings.register_profile("kvcatalog", deadline=None)
 hypothesis.settings.load_profile("kvcatalog")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Let one more work than there are processors: tests wait for disks, servers and each other."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.fixture(autouse=True)
 def _levels_of_logging() -> Iterator[None]:
     """Undo what `-q` does to the whole process."""
