@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct, structs
 
 from kvcatalog import layout, telemetry, values
-from kvcatalog.blobs import BlobStore, LocalFile, new_label, read_digest
+from kvcatalog.blobs import LocalFile, new_label, read_digest
 from kvcatalog.errors import (
     BlobCondemnedError,
     CatalogError,
@@ -107,7 +107,9 @@ def finalize_candidate_download(
             hashing = config.layout == "cas" or declared is not None or is_wanted
             with local_file(source, store, active, hashing=hashing) as file:
                 reads_back = active is not None and cfg_catalog.verify_on_register
-                work = _Finalizing(store, config, active, candidate=candidate, file=file, reads_back=reads_back)
+                work = _Finalizing(
+                    Placement(store, config, active, candidate=candidate, file=file, reads_back=reads_back)
+                )
                 sha256 = file.sha256() if hashing or reads_back else None
                 if file.known_size not in {None, file.size}:
                     outcome = work.set_aside("size-mismatch")
@@ -125,21 +127,12 @@ def finalize_candidate_download(
 class _Finalizing:
     """One call: what it works on, and its steps."""
 
-    def __init__(
-        self,
-        store: BlobStore,
-        config: StorageConfig,
-        catalog: CatalogStore | None,
-        *,
-        candidate: Candidate,
-        file: LocalFile,
-        reads_back: bool,
-    ) -> None:
-        self.store = store
-        self.catalog = catalog
-        self.candidate = candidate
-        self.file = file
-        self.placement = Placement(store, config, catalog, candidate=candidate, file=file, reads_back=reads_back)
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.store = placement.store
+        self.catalog = placement.catalog
+        self.candidate = placement.candidate
+        self.file = placement.file
         self.was_refused = False
 
     def finished(self, sha256: str | None) -> DownloadOutcome:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from typing import Any
 
 
-class ProcessClients:
+class ProcessClients(ABC):
     """Makes a client for each process that asks, as `_made` does it in what inherits from this; any thread may ask."""
 
     def __init__(self) -> None:
@@ -29,8 +30,9 @@ class ProcessClients:
         if slot is not None and slot.client is not None:
             slot.client.close()
 
+    @abstractmethod
     def _made(self) -> Any:  # noqa: ANN401 - as client
-        raise NotImplementedError
+        """Make a client for this process."""
 
 
 class _Slot:
