@@ -328,6 +328,13 @@ class TestRuns:
         assert len(blobs(tmp_path)) == 60
         assert {line["artifact_id"] for line in manifest_lines(tmp_path)} == set(paths)
 
+    def test_what_is_done_at_once_is_told_in_the_order_of_the_items(
+        self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(running, "wait", lambda futures, **_: wait(futures))
+        paths = [f"ok/{number}" for number in range(8)]
+        assert [fetched.item.artifact_id for fetched in fetch(*paths)] == paths
+
     def test_what_is_under_way_is_left_when_a_run_ends(self, tmp_path: Path, web: Web) -> None:
         patient = Limits(read_seconds=10 * PATIENCE_SECONDS)
         items = [Item(path, f"{web.url}/{path}", "direct") for path in ("ok/1", "hangbody", "hang", "drip")]

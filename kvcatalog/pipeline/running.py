@@ -67,16 +67,18 @@ class Pipeline:
     def run(self, items: Iterable[Item]) -> Generator[Fetched, None, None]:
         """Fetch items, which are read as they are needed, and yield what became of each, in the order of completion.
 
+        What is found done at the same time comes in the order of the items; with one job, everything does.
+
         Closing the iterator, or an exception in it, stops the downloads under way: nothing of them is stored, and what
         was stored before stays. The same items can then be run again. Control-C does so too, and what was stored is
         still yielded before KeyboardInterrupt is raised.
         """
         stop = Event()
-        untold: set[Future[Fetched]] = set()
+        untold: list[Future[Fetched]] = []
         with closing(Client(connections=self._jobs)) as client, ThreadPoolExecutor(self._jobs) as threads:
             try:
                 for item in items:
-                    untold.add(threads.submit(self._fetch, item, client, stop))
+                    untold.append(threads.submit(self._fetch, item, client, stop))
                     if len(untold) >= 2 * self._jobs:
                         yield from _completed(untold)
                 while untold:
@@ -171,16 +173,16 @@ def new_run_id() -> str:
     return f"{moment[:19]}Z-{secrets.token_hex(3)}"
 
 
-def _completed(untold: set[Future[Fetched]]) -> Iterator[Fetched]:
+def _completed(untold: list[Future[Fetched]]) -> Iterator[Fetched]:
     """Wait until something is done, and yield what is; it stays among the untold up to the moment that it is told."""
     done, _ = wait(untold, return_when=FIRST_COMPLETED)
-    for future in done:
+    for future in [future for future in untold if future in done]:
         fetched = future.result()
-        untold.discard(future)
+        untold.remove(future)
         yield fetched
 
 
-def _ended(untold: set[Future[Fetched]]) -> list[Fetched]:
+def _ended(untold: list[Future[Fetched]]) -> list[Fetched]:
     """Wait for what cannot be stopped any more, and return what was done."""
     for future in untold:
         future.cancel()
