@@ -1,10 +1,11 @@
-"""A client of a service for each process, since a client must not cross a fork."""
+"""Clients of boto3: one for each process, since a client must not cross a fork."""
 
 from __future__ import annotations
 
 import os
 import threading
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any
 
 
@@ -33,6 +34,26 @@ class ProcessClients(ABC):
     @abstractmethod
     def _made(self) -> Any:  # noqa: ANN401 - as client
         """Make a client for this process."""
+
+
+def new_session() -> Any:  # noqa: ANN401 - as client
+    """Return a boto3 session of its own, since the default one is the whole process's and is not made for threads.
+
+    The descriptions of the services, which take nearly all of the time that a client takes to be made, are read once.
+    """
+    import boto3
+    import botocore.session
+
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _descriptions())
+    return boto3.session.Session(botocore_session=core)
+
+
+@cache
+def _descriptions() -> Any:  # noqa: ANN401 - as client
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 class _Slot:

@@ -13,6 +13,7 @@ import pytest
 
 from kvcatalog import storage
 from kvcatalog.config import StorageConfig
+from kvcatalog.process_clients import new_session
 from tests.gc_store import Place
 from tests.servers import server
 
@@ -61,9 +62,7 @@ def without_accounts(monkeypatch: pytest.MonkeyPatch, key: str, secret: str) -> 
 
 
 def _client(endpoint: str | None) -> Any:
-    import boto3
-
-    return boto3.session.Session().client("s3", REGION, endpoint_url=endpoint)
+    return new_session().client("s3", REGION, endpoint_url=endpoint)
 
 
 def _new_bucket(endpoint: str | None) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, cast
 
-import boto3
 import pytest
 
 from kvcatalog import open_catalog, schema
 from kvcatalog.dynamo.layout import LAYOUTS, item_key, pair_of
 from kvcatalog.kv.protocol import ReadTransaction
 from kvcatalog.kv.table import Table
+from kvcatalog.process_clients import new_session
 from kvcatalog.store import init_catalog
 from kvcatalog.store.dynamo_catalog import DynamoCatalog
 from kvcatalog.store.protocol import CatalogStore
@@ -61,7 +61,7 @@ class Tables:
             yield from page["Items"]
 
     def client(self) -> Any:
-        return boto3.session.Session().client("dynamodb", region_name=REGION, endpoint_url=self.endpoint_url)
+        return new_session().client("dynamodb", region_name=REGION, endpoint_url=self.endpoint_url)
 
     def assert_consistent(self, catalog: CatalogStore, name: str = "catalog") -> None:
         """See Place; all items are read at once, past the engine, and each has to be where it belongs."""

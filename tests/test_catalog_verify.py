@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -37,6 +36,7 @@ from kvcatalog import (
 from kvcatalog.blobs import BlobStore
 from kvcatalog.clock import from_micros, now_micros
 from kvcatalog.fs_layout import FileBlobStore
+from kvcatalog.process_clients import new_session
 from kvcatalog.storage import forget_storage, open_storage
 from kvcatalog.store import reading
 from kvcatalog.uris import file_path, file_uri
@@ -125,7 +125,7 @@ def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access["key"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", access["secret"])
-    client = boto3.session.Session().client("s3", "us-east-1", endpoint_url=access["endpoint"])
+    client = new_session().client("s3", "us-east-1", endpoint_url=access["endpoint"])
     yield client
     client.close()
 

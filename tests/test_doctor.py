@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from kvcatalog import ContentDownloadConfig, LmdbCatalog, StorageConfig, doctor, open_catalog
 from kvcatalog.config import CatalogConfig
 from kvcatalog.doctor import diagnose
 from kvcatalog.fs_layout import probing
+from kvcatalog.process_clients import new_session
 from kvcatalog.storage import open_storage
 from tests.s3_double import Answer, Request, serving
 from tests.servers import server
@@ -119,7 +119,7 @@ def test_a_bucket_of_a_real_server(
 ) -> None:
     access = server(request.config, "swift")
     storage = in_bucket(access["endpoint"], monkeypatch, access["key"], access["secret"])
-    client = boto3.session.Session().client("s3", "us-east-1", endpoint_url=access["endpoint"])
+    client = new_session().client("s3", "us-east-1", endpoint_url=access["endpoint"])
     client.create_bucket(Bucket=storage.s3_bucket)
     open_storage(storage, catalog)
     changed = config.model_copy(update={"storage": storage})

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from kvcatalog import (
@@ -26,6 +25,7 @@ from kvcatalog.blobs import BlobStore
 from kvcatalog.clock import now_micros
 from kvcatalog.gc import plan_garbage
 from kvcatalog.layout import TRASH_PATH, set_aside_path
+from kvcatalog.process_clients import new_session
 from kvcatalog.removal import Collection
 from kvcatalog.removal.trash import empty, restore
 from kvcatalog.storage import forget_storage, open_storage
@@ -53,7 +53,7 @@ def config(access: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access["key"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", access["secret"])
     bucket = f"finalize-{uuid.uuid4()}"
-    client = boto3.session.Session().client("s3", "us-east-1", endpoint_url=access["endpoint"])
+    client = new_session().client("s3", "us-east-1", endpoint_url=access["endpoint"])
     client.create_bucket(Bucket=bucket)
     yield StorageConfig(
         backend="s3",
@@ -127,7 +127,7 @@ def test_wrong_and_corrupt_bytes(finalize: Finalizer) -> None:
     path = store.path_of(first.storage_uri or "")
     assert path is not None
     bucket = finalize.config.s3_bucket
-    client = boto3.session.Session().client("s3", "us-east-1", endpoint_url=finalize.config.s3_endpoint_url)
+    client = new_session().client("s3", "us-east-1", endpoint_url=finalize.config.s3_endpoint_url)
     client.put_object(Bucket=bucket, Key=f"docs/{path}", Body=b"wrong")
     client.close()
     again = finalize(b"right", cfg_catalog=CatalogConfig(verify_on_register=True))

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "kvcatalog"
 
 # A module stands for itself and all below it.
 IMPORTERS = {
-    "boto3": {"kvcatalog.s3_layout", "kvcatalog.dynamo"},
-    "botocore": {"kvcatalog.s3_layout", "kvcatalog.dynamo"},
+    "boto3": {"kvcatalog.process_clients", "kvcatalog.s3_layout"},
+    "botocore": {"kvcatalog.process_clients", "kvcatalog.s3_layout", "kvcatalog.dynamo"},
     "click": {"kvcatalog.cli"},
     "lmdb": {"kvcatalog.kv.engine"},
     "opentelemetry": {"kvcatalog.telemetry"},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -20,7 +18,7 @@ from kvcatalog.errors import (
     StorageFailedError,
     StoragePermissionError,
 )
-from kvcatalog.process_clients import ProcessClients
+from kvcatalog.process_clients import ProcessClients, new_session
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 8
@@ -155,8 +153,6 @@ class Connection(ProcessClients):
         return self._unanswered(error)
 
     def _made(self) -> Any:  # noqa: ANN401
-        import boto3
-        import botocore.session
         from botocore.config import Config
 
         config = Config(
@@ -167,11 +163,7 @@ class Connection(ProcessClients):
             tcp_keepalive=True,
         )
         try:
-            # Sessions of their own: the default one is shared by the whole process and is not made for threads. What
-            # is read of the service's description is shared, since that takes most of the time.
-            core = botocore.session.get_session()
-            core.register_component("data_loader", _loader(os.getpid()))
-            client = boto3.session.Session(botocore_session=core).client(
+            client = new_session().client(
                 "dynamodb", region_name=self.place.region, endpoint_url=self.place.endpoint_url, config=config
             )
         except ValueError as error:
@@ -219,13 +211,6 @@ class Connection(ProcessClients):
             )
         self.is_silent = True
         return CatalogUnavailableError(message).advising(NO_ANSWER)
-
-
-@lru_cache(maxsize=1)
-def _loader(process: int) -> Any:  # noqa: ANN401, ARG001 - each process has its own
-    from botocore.loaders import create_loader
-
-    return create_loader()
 
 
 def _refuse_what_is_no_answer(operation_model: Any, response_dict: Any, **_: Any) -> None:  # noqa: ANN401

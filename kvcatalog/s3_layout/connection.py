@@ -17,7 +17,7 @@ from kvcatalog.errors import (
     StorageFullError,
     StoragePermissionError,
 )
-from kvcatalog.process_clients import ProcessClients
+from kvcatalog.process_clients import ProcessClients, new_session
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
@@ -47,7 +47,6 @@ class Connection(ProcessClients):
         self._region = region
 
     def _made(self) -> Any:  # noqa: ANN401
-        import boto3
         from botocore.config import Config
 
         config = Config(
@@ -62,10 +61,7 @@ class Connection(ProcessClients):
             s3={"payload_signing_enabled": True, "addressing_style": "path" if self._endpoint_url else "auto"},
         )
         try:
-            # Sessions of their own: the default one is shared by the whole process and is not made for threads.
-            return boto3.session.Session().client(
-                "s3", region_name=self._region, endpoint_url=self._endpoint_url, config=config
-            )
+            return new_session().client("s3", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
         except ValueError as error:
             raise InvalidValueError("s3_endpoint_url", str(error)) from error
 
