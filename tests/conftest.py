@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -30,6 +31,12 @@ hypothesis.settings.load_profile("kvcatalog")
 def pytest_xdist_auto_num_workers() -> int:
     """Let one more work than there are processors: tests wait for disks, servers and each other."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what stays to the end: the tests, which forked children would copy for it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -88,9 +88,9 @@ def killed(work: Callable[[], object]) -> None:
 def watch_all(meet: Meet) -> None:
     """Meet each step that changes something on disk, in this process."""
     for name in STEPS:
-        _watch(os, name, meet)
-    _watch(batches, "rename_exclusively", meet)
-    _watch(WriteTransaction, "_end", meet)
+        watch_calls(os, name, meet)
+    watch_calls(batches, "rename_exclusively", meet)
+    watch_calls(WriteTransaction, "_end", meet)
 
 
 def watch_requests(meet: Meet) -> None:
@@ -105,10 +105,11 @@ def watch_requests(meet: Meet) -> None:
         return real(self, operation, parameters)
 
     BaseClient._make_api_call = watched
-    _watch(WriteTransaction, "_end", meet)
+    watch_calls(WriteTransaction, "_end", meet)
 
 
-def _watch(owner: Any, name: str, meet: Meet) -> None:
+def watch_calls(owner: Any, name: str, meet: Meet) -> None:
+    """Meet each call of a function, in this process."""
     real = getattr(owner, name)
 
     def watched(*args: Any, **kwargs: Any) -> Any:

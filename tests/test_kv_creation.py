@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from kvcatalog.errors import CatalogUnavailableError, StoragePermissionError
 from kvcatalog.kv import engine, preflight
 from kvcatalog.kv.creation import create_environment
 from kvcatalog.kv.environment import open_environment
+from tests.killing import Meet, deaths, watch_all, watch_calls
 from tests.support import (
     ROWS,
     SETS,
@@ -36,32 +37,6 @@ from tests.support import *
 def create():
     return create_environment(Path(sys.argv[1]), TABLES, [(ROWS, b"format", b"1"), (SETS, b"set", b"12345678")])
 """
-
-# Counts the steps of a creation and dies at one of them, before it takes place or right after it.
-KILLED = (
-    CREATE
-    + """
-import os, signal, shutil, pathlib
-last, late = int(sys.argv[2]), sys.argv[3] == "late"
-steps = 0
-def counted(function):
-    def wrapper(*arguments, **named):
-        global steps
-        steps += 1
-        if steps == last and not late:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*arguments, **named)
-        if steps == last and late:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return wrapper
-for name in "open close write fsync link unlink rename mkdir rmdir".split():
-    setattr(os, name, counted(getattr(os, name)))
-engine.create_raw, engine.open_table = counted(engine.create_raw), counted(engine.open_table)
-assert create()
-print(steps)
-"""
-)
 
 
 def intact(folder: Path) -> None:
@@ -174,34 +149,35 @@ def test_an_error_of_the_engine_leaves_nothing(folder: Path) -> None:
     untouched(folder, [])
 
 
+def watch_creation(meet: Meet) -> None:
+    watch_all(meet)
+    watch_calls(os, "open", meet)
+    watch_calls(engine, "create_raw", meet)
+    watch_calls(engine, "open_table", meet)
+
+
 @pytest.mark.usefixtures("engine_kind")
-@pytest.mark.parametrize("moment", ["early", "late"])
-def test_killed_at_any_step_it_leaves_none_or_a_whole_one(folder: Path, moment: str) -> None:
-    step, whole = 0, 0
-    running: list[tuple[Path, int]] = []
-    steps = int(finished(child(KILLED, folder, 0, moment)))
+def test_killed_at_any_step_it_leaves_none_or_a_whole_one(folder: Path) -> None:
+    place, steps, whole = folder.parent / "place", 0, 0
+    path = place / folder.name
+
+    def again() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+
+    for death in deaths(lambda: create(path), again, watch_creation):
+        steps += 1
+        beside = {entry.name for entry in place.iterdir()} - {path.name}
+        assert len(beside) <= 1, death
+        exists = path.exists()
+        whole += exists
+        if exists:
+            intact(path)
+        assert create(path) is not exists, death
+        if not exists:
+            intact(path)
+        untouched(path, [path.name])
     assert steps > 15
-    intact(folder)
-    # Two at a time, each in a folder of its own.
-    for step in range(1, steps + 1):
-        running.append((folder.parent / str(step) / "environment", step))
-        running[-1][0].parent.mkdir()
-        if len(running) < 2 and step < steps:
-            continue
-        for process in [child(KILLED, path, number, moment) for path, number in running]:
-            finished(process, status=-signal.SIGKILL)
-        for path, _ in running:
-            beside = {entry.name for entry in path.parent.iterdir()} - {path.name}
-            assert len(beside) <= 1
-            exists = path.exists()
-            whole += exists
-            if exists:
-                intact(path)
-            assert create(path) is not exists
-            if not exists:
-                intact(path)
-            untouched(path, [path.name])
-        running.clear()
     assert 0 < whole < steps
 
 
