@@ -94,23 +94,30 @@ def _disks(seed: int, extent: Extent) -> Iterator[Report]:
 
 
 def _failing(_: int, extent: Extent) -> Iterator[Report]:
-    if not extent.long:
-        yield failing.run(QUICK_CALLS, faults=SHORT_FAULTS, mistake=MISTAKE)
-        return
-    for name in CALLS:
-        yield failing.run([name], faults=EVERY_FAULT, mistake=MISTAKE)
+    for calls in _together(extent):
+        yield failing.run(calls, faults=EVERY_FAULT if extent.long else SHORT_FAULTS, mistake=MISTAKE)
 
 
-def _surroundings(_: int, extent: Extent) -> Iterator[Report]:
-    each = [(name,) for name in CALLS] if extent.long else [QUICK_CALLS]
+def _full_disk(_: int, extent: Extent) -> Iterator[Report]:
     for disk in ("tmpfs", "ext4") if extent.long else ("tmpfs",):
-        for calls in each:
+        for calls in _together(extent):
             yield failing.run_surroundings("full disk", calls, disk=disk, mistake=MISTAKE)
-    for calls in (*each, ("read only",)):
+
+
+def _read_only(_: int, extent: Extent) -> Iterator[Report]:
+    for calls in (*_together(extent), ("read only",)):
         yield failing.run_surroundings("read-only disk", calls, mistake=MISTAKE)
-    for calls in each:
+
+
+def _missing_root(_: int, extent: Extent) -> Iterator[Report]:
+    for calls in _together(extent):
         if calls != ("adopt root",):  # it is what follows a root that has gone
             yield failing.run_surroundings("missing root", calls, mistake=MISTAKE)
+
+
+def _together(extent: Extent) -> list[tuple[str, ...]]:
+    """Return the calls of the library that are tried, by those that one process tries."""
+    return [(name,) for name in CALLS] if extent.long else [QUICK_CALLS]
 
 
 def _damage(seed: int, extent: Extent) -> Iterator[Report]:
@@ -136,7 +143,9 @@ HARNESSES: dict[str, Callable[[int, Extent], Iterator[Report]]] = {
     "replay": _replay,
     "disks": _disks,
     "failing": _failing,
-    "surroundings": _surroundings,
+    "full-disk": _full_disk,
+    "read-only": _read_only,
+    "missing-root": _missing_root,
     "damage": _damage,
     "circumstances": _circumstances,
     "model": _model,

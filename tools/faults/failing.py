@@ -195,6 +195,7 @@ def open_files() -> set[tuple[str, str]]:
 def work(job: Job) -> Report:
     """Try calls with faults; this is the child."""
     logging.disable()
+    gc.freeze()  # what is imported need not be gone through after each case
     report = Report("failing calls")
     for name in job.calls:
         folder = Path(job.folder, name.replace(" ", "-"))
