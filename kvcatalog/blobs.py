@@ -191,8 +191,12 @@ def state_of(store: BlobStore, root: Root, identity: CatalogIdentity) -> RootSta
 
 
 def new_label() -> str:
-    """Return a name for a folder of things that are set aside now: the time in UTC, and what makes it unique."""
-    return f"{from_micros(now_micros()):%Y%m%dT%H%M%SZ}-{os.urandom(4).hex()}"
+    """Return a name for a folder of things that are set aside now, which is unique.
+
+    It is the time in UTC, its microseconds in hexadecimal and something random, so names sort by age.
+    """
+    now = from_micros(now_micros())
+    return f"{now:%Y%m%dT%H%M%SZ}-{now.microsecond:05x}{os.urandom(4).hex()}"
 
 
 class BlobStore(Protocol):

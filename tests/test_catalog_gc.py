@@ -303,6 +303,14 @@ def test_of_several_the_latest_comes_back_and_nothing_is_replaced(
     assert policy.empty(older_than_days=1).blobs == 1
 
 
+def test_of_several_that_were_taken_in_one_second_the_latest_comes_back(policy: Place) -> None:
+    for number in range(6):
+        policy.stray("a.pdf", b"round %d" % number)
+        policy.collect()
+    assert [each.outcome for each in policy.restore(str(policy.root / "a.pdf"))] == ["restored"]
+    assert (policy.root / "a.pdf").read_bytes() == b"round 5"
+
+
 def test_the_trash_keeps_what_a_record_needs(policy: Place) -> None:
     for name in ("a", "b", "c"):
         policy.stray(f"{name}.pdf", name.encode())

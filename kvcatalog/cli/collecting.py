@@ -212,7 +212,7 @@ def trash(invocation: Invocation, plan: str | None) -> None:
     \b
     Example:
       kvcatalog gc trash
-      kvcatalog gc trash 20250301T120000Z-1f0a2b3c
+      kvcatalog gc trash 20250301T120000Z-0c3501f0a2b3c
     """  # noqa: D301
     config = invocation.load_config().storage
     with invocation.open_catalog() as catalog, open_roots(catalog, config, only=_only(invocation)) as roots:
@@ -234,7 +234,7 @@ def restore_command(invocation: Invocation, wanted: str | None) -> ExitStatus:
 
     \b
     Example:
-      kvcatalog gc restore 20250301T120000Z-1f0a2b3c
+      kvcatalog gc restore 20250301T120000Z-0c3501f0a2b3c
       kvcatalog gc restore data/docs/work/paper.pdf
     """  # noqa: D301
     if wanted is None:
