@@ -492,6 +492,7 @@ def test_an_export_of_what_others_change_has_no_row_without_its_document(
         shown = {row[0] for row in rows}
         assert {row[1] for chunk in snapshot.variants() for row in chunk} <= shown
         assert {row[0] for chunk in snapshot.sightings() for row in chunk} <= shown
+    assert export_sql(catalog, io.BytesIO(), format="jsonl").position is None
     with pytest.raises(UnsupportedError, match="since"):
         export_sql(catalog, io.BytesIO(), format="postgres", since="x-1-2-3-4")
 

@@ -67,7 +67,7 @@ def export_sql(
     Others may go on writing; what they replace is kept until the export ends. A file gets its name when it is whole.
     The report goes to standard error where the export goes to standard output; the group's --format applies to it. Its
     `position` is what --since takes: a script that brings the earlier export up to date, the file itself with
-    sqlite, or the server. Give the same filters then.
+    sqlite, or the server. Give the same filters then. A catalog on DynamoDB has none.
 
     \b
     Example:
@@ -132,7 +132,8 @@ def _report(invocation: Invocation, report: ExportReport, *, is_free: bool) -> N
     elif invocation.output_format in {"json", "jsonl"} and invocation.verbosity >= 0:
         Output(invocation.output_format, sys.stderr).item(asdict(report))
     else:
-        invocation.note(f"{report.documents} documents, {report.variants} variants; position {report.position}")
+        position = "" if report.position is None else f"; position {report.position}"
+        invocation.note(f"{report.documents} documents, {report.variants} variants{position}")
 
 
 @click.command(cls=Command)

@@ -55,7 +55,7 @@ def export_sql(
     `since` is the position of an earlier export with the same filter: then a script brings that export up to date, and
     with `sqlite` the file that is there is brought up to date in one transaction. InvalidValueError if the position is
     not of this catalog, or the journal does not reach back to it; StorageFullError and its kin where the output cannot
-    be written, and what the catalog raises.
+    be written, and what the catalog raises. UnsupportedError on DynamoDB, where an export has no position.
     """
     values.choice("format", format, get_args(Format))
     values.choice("table", table, tuple(tables()))
@@ -203,7 +203,8 @@ class _Run:
 
     def report(self, form: str, size: int | None) -> ExportReport:
         """Return what was written."""
-        position = position_text(self._identity, self.position)
+        goes_on = self._snapshot.is_one_moment
+        position = position_text(self._identity, self.position) if goes_on else None
         return ExportReport(format=form, bytes=size, position=position, **self.counts)
 
     def _write_changes(self, target: Target, since: CatalogPosition) -> None:

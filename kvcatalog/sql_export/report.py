@@ -19,8 +19,9 @@ _POSITION = re.compile(r"([0-9a-f]{1,8})-([0-9]{1,16})-([0-9]{1,16})-([0-9]{1,16
 class ExportReport(Struct, frozen=True, kw_only=True):
     """How many rows of each table an export wrote; `position` is what a later one takes as `since`.
 
-    `changed` and `removed` count documents that were there at `since`; both are 0 without it. `bytes` is the size of
-    what was written, None where that cannot be known.
+    It is None where several hosts write to the catalog, and so no later one can go on from it. `changed` and `removed`
+    count documents that were there at `since`; both are 0 without it. `bytes` is the size of what was written, None
+    where that cannot be known.
     """
 
     format: str
@@ -34,7 +35,7 @@ class ExportReport(Struct, frozen=True, kw_only=True):
     changed: int
     removed: int
     bytes: int | None
-    position: str
+    position: str | None
 
 
 class Progress(Struct, frozen=True):
