@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from kvcatalog.uris import absolute_path, file_path
 if TYPE_CHECKING:
     from kvcatalog.config import ContentDownloadConfig, StorageConfig
     from kvcatalog.models import Root
+    from kvcatalog.store.dynamo_catalog import DynamoCatalog
     from kvcatalog.store.protocol import CatalogStore
 
 FREE_BYTES_MIN = 1 << 30
@@ -71,6 +72,8 @@ def diagnose(config: ContentDownloadConfig, catalog: CatalogStore | CatalogUnava
     if config.catalog.backend == "lmdb":
         yield _writable(place)
         yield from _free_space(place, place)
+    else:
+        yield _recoverable(place, cast("DynamoCatalog", catalog))
     roots = catalog.roots()
     yield from _configured_root(config.storage, roots)
     for root in roots:
@@ -83,6 +86,17 @@ def _writable(path: str) -> Diagnosis:
         return Diagnosis("ok", path, "may be written")
     advice = "Use it as the user who owns it; readers need to write lock.mdb, too."
     return Diagnosis("problem", path, "may be written", f"no permission for {', '.join(refused)}", advice)
+
+
+def _recoverable(place: str, catalog: DynamoCatalog) -> Diagnosis:
+    check = "point-in-time recovery"
+    try:
+        if catalog.is_recoverable():
+            return Diagnosis("ok", place, check)
+    except CatalogError as error:
+        return Diagnosis("note", place, check, f"cannot be told: {error}", error.advice)
+    advice = "`kvcatalog init` switches it on; until then nothing brings back what is lost with the table."
+    return Diagnosis("note", place, check, "it is off", advice)
 
 
 def _free_space(subject: str, path: str) -> Iterator[Diagnosis]:

@@ -121,6 +121,26 @@ def test_tables_that_hold_no_catalog_of_ours_are_told_apart(tables: Tables) -> N
     assert "another name" in full.value.advice
 
 
+def test_the_doctor_tells_whether_a_table_can_be_recovered(tables: Tables) -> None:
+    def told(url: str) -> tuple[str, str | None]:
+        config = ContentDownloadConfig(catalog=CatalogConfig(backend="dynamodb", path=url))
+        with open_catalog(url) as catalog:
+            (found,) = [each for each in diagnose(config, catalog) if each.check == "point-in-time recovery"]
+        return found.state, found.detail
+
+    def rule(operation: str, _request: Body) -> Action:
+        return Refuse("AccessDeniedException") if operation == "DescribeContinuousBackups" else None
+
+    init_catalog(tables.url(), recovery=False)
+    assert told(tables.url()) == ("note", "it is off")
+    init_catalog(tables.url())
+    assert told(tables.url()) == ("ok", None)
+    with between(tables.endpoint_url) as proxy:
+        proxy.rule = rule
+        state, detail = told(tables.url(endpoint_url=proxy.endpoint_url))
+    assert (state, "AccessDenied" in str(detail)) == ("note", True)
+
+
 def test_a_table_that_another_makes_at_the_same_time_is_waited_for(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ _AMBIGUOUS = {"InternalServerError", "InternalFailure", "ServiceUnavailable", "T
 
 _ALWAYS_THERE = {
     "BatchGetItem": b'"Responses"',
+    "DescribeContinuousBackups": b'"ContinuousBackupsDescription"',
     "DescribeTable": b'"Table"',
     "Query": b'"Count"',
     "Scan": b'"Count"',

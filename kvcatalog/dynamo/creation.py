@@ -85,6 +85,13 @@ def enable_recovery(connection: Connection) -> str | None:
     return refusal
 
 
+def is_recoverable(connection: Connection) -> bool:
+    """Tell whether the table can be recovered to a moment of the past."""
+    found = connection.read("describe_continuous_backups")["ContinuousBackupsDescription"]
+    state: str = found.get("PointInTimeRecoveryDescription", {}).get("PointInTimeRecoveryStatus", "DISABLED")
+    return state == "ENABLED"
+
+
 def describe(connection: Connection) -> dict[str, Any]:
     """Return what the service says of the table; CatalogMissingError if there is none."""
     found: dict[str, Any] = connection.read("describe_table")["Table"]

@@ -82,6 +82,10 @@ class DynamoCatalog(Catalog):
             why = "the catalog's table is a copy"
             self.identity = self._write(lambda txn, scribe: lifetime.recognise(txn, birth, scribe), why)
 
+    def is_recoverable(self) -> bool:
+        """Tell whether the table can be recovered to a moment of the past; StoragePermissionError and its kin."""
+        return creation.is_recoverable(self._dynamo.connection)
+
     get = _believed(CatalogReader.get)
     get_by_id = _believed(CatalogReader.get_by_id)
     get_by_artifact = _believed(CatalogReader.get_by_artifact)
