@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kvcatalog.errors import RootUnreachableError
+from kvcatalog.removal import glances
 from kvcatalog.s3_layout import S3BlobStore
 from kvcatalog.verify import verify_blobs
 from tests.buckets import FarPlace
@@ -25,6 +26,11 @@ def place(any_bucket: dict[str, Any], tmp_path: Path) -> Iterator[FarPlace]:
     yield opened
     assert_consistent(opened.catalog)
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glances, "ASKED_ONE_BY_ONE", 0)
 
 
 def steps(found: Any) -> set[tuple[str, str, str]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kvcatalog import layout
 from kvcatalog.blob_backends import store_at
 from kvcatalog.blobs import BlobStore
 from kvcatalog.checks import Finding
 from kvcatalog.errors import RootUnreachableError, UnsafePathError
+from kvcatalog.removal.glances import Glances
+from kvcatalog.removal.sorting import SortedRows
 from kvcatalog.storage import root_state
 from kvcatalog.store.protocol import CatalogStore
 from kvcatalog.uris import file_path
@@ -32,15 +34,37 @@ def audit_blobs(catalog: CatalogStore, config: StorageConfig) -> Iterator[Findin
     """
     roots = _Roots(catalog, config)
     yield from roots.unusable()
-    for record in catalog.iter_records():
-        yield from roots.look(record.storage_uri, record.bytes, "document", record.id)
-        for variant in catalog.get_variants(record.id):
-            yield from roots.look(
-                variant.storage_uri, variant.bytes, f"variant {variant.variant}", record.id, variant.id
-            )
-    for conflict in catalog.get_conflicts():
-        yield from roots.look(conflict.storage_uri, conflict.bytes, "conflict", conflict.document_id)
+    with SortedRows(_Claim) as in_buckets, Glances() as glances:
+        for number, claim in enumerate(_claims(catalog)):
+            place = roots.place_in_bucket(claim.storage_uri)
+            if place is None:
+                yield from roots.look(claim, glances)
+            else:
+                in_buckets.add(claim._replace(place=place, number=number))
+        for claim in in_buckets:
+            yield from roots.look(claim, glances)
     yield from roots.unknown()
+
+
+class _Claim(NamedTuple):
+    """What a row says of its blob; in a bucket claims are looked at in the order of `place`, then `number`."""
+
+    place: str
+    number: int
+    storage_uri: str
+    bytes: int
+    owner: str
+    document_id: int
+    variant_id: int | None
+
+
+def _claims(catalog: CatalogStore) -> Iterator[_Claim]:
+    for record in catalog.iter_records():
+        yield _Claim("", 0, record.storage_uri, record.bytes, "document", record.id, None)
+        for each in catalog.get_variants(record.id):
+            yield _Claim("", 0, each.storage_uri, each.bytes, f"variant {each.variant}", record.id, each.id)
+    for conflict in catalog.get_conflicts():
+        yield _Claim("", 0, conflict.storage_uri, conflict.bytes, "conflict", conflict.document_id, None)
 
 
 class _Roots:
@@ -57,12 +81,19 @@ class _Roots:
             if state != "ok":
                 yield Finding("root", f"the root is {state}: nothing is said of its blobs", storage_uri=uri)
 
-    def look(
-        self, uri: str, size: int, owner: str, document_id: int, variant_id: int | None = None
-    ) -> Iterator[Finding]:
+    def place_in_bucket(self, uri: str) -> str | None:
+        """Return the URI of a place in a bucket as it is spelled there; None for all other places."""
+        root = self._root_of(uri)
+        store = None if root is None else self._stores[root]
+        path = None if store is None else store.path_of(uri)
+        return store.uri_of(path) if store is not None and path is not None and store.local_path("-") is None else None
+
+    def look(self, claim: _Claim, glances: Glances) -> Iterator[Finding]:
+        """Yield what is wrong with the blob of a row."""
+        uri, size = claim.storage_uri, claim.bytes
         root = self._root_of(uri)
         try:
-            wrong = self._glance_outside(uri, size) if root is None else self._glance(root, uri, size)
+            wrong = self._glance_outside(uri, size) if root is None else self._glance(root, uri, size, glances)
         except RootUnreachableError:
             self._stores[root or ""] = None
             yield Finding(
@@ -73,9 +104,9 @@ class _Roots:
             kind, text = wrong
             yield Finding(
                 kind,
-                f"the blob of {owner} {text}",
-                document_id=document_id,
-                variant_id=variant_id,
+                f"the blob of {claim.owner} {text}",
+                document_id=claim.document_id,
+                variant_id=claim.variant_id,
                 storage_uri=uri,
             )
 
@@ -108,13 +139,13 @@ class _Roots:
     def _root_of(self, uri: str) -> str | None:
         return next((root for root in self._stores if uri.startswith(f"{root}/")), None)
 
-    def _glance(self, root: str, uri: str, size: int) -> tuple[_Wrong, str] | None:
+    def _glance(self, root: str, uri: str, size: int, glances: Glances) -> tuple[_Wrong, str] | None:
         store = self._stores[root]
         path = None if store is None else store.path_of(uri)
         if store is None or path is None:
             return None
         try:
-            found = store.stat(path)
+            found = glances.at(store, path)
         except UnsafePathError as error:
             return "blob missing", f"cannot be reached: {error}"
         return _judge(None if found is None else found.size, size)

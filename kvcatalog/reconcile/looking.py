@@ -7,10 +7,10 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from kvcatalog.blobs import BlobStore
 from kvcatalog.errors import UnsafePathError
 from kvcatalog.holds import Holds
 from kvcatalog.models import DocumentRecord
+from kvcatalog.removal.glances import Glances
 from kvcatalog.removal.protection import Ground, is_foreign
 from kvcatalog.removal.sorting import SortedRows
 
@@ -55,19 +55,17 @@ class _Claim(NamedTuple):
 def broken(catalog: CatalogStore, roots: OpenRoots, where: Filter) -> Iterator[Broken]:
     """Yield what is broken of the documents that a filter lets through; without a digest nothing can be done for it.
 
-    A blob is corrupt if its size is not that of the record, or if the last `verify` said so. A bucket is listed, since
-    that costs a thousandth of asking for each blob.
+    A blob is corrupt if its size is not that of the record, or if the last `verify` said so.
     """
-    with SortedRows(_Claim) as in_buckets:
+    with SortedRows(_Claim) as in_buckets, Glances() as glances:
         for claim in _claims(catalog, roots, where):
             located = roots.locate(claim.place)
-            if located is None:
-                continue
-            if located[0].local_path("-") is None:
+            if located is not None and located[0].local_path("-") is None:
                 in_buckets.add(claim)
             else:
-                yield from _judged(catalog, claim, _found(*located))
-        yield from _broken_in_buckets(catalog, roots, in_buckets)
+                yield from _judged(catalog, roots, claim, glances)
+        for claim in in_buckets:
+            yield from _judged(catalog, roots, claim, glances)
 
 
 def _claims(catalog: CatalogStore, roots: OpenRoots, where: Filter) -> Iterator[_Claim]:
@@ -79,25 +77,6 @@ def _claims(catalog: CatalogStore, roots: OpenRoots, where: Filter) -> Iterator[
                 variant = "" if isinstance(owner, DocumentRecord) else owner.variant
                 place = located[0].uri_of(located[1])
                 yield _Claim(place, owner.bytes, owner.sha256, owner.storage_uri, record.id, variant)
-
-
-def _broken_in_buckets(catalog: CatalogStore, roots: OpenRoots, claims: SortedRows[_Claim]) -> Iterator[Broken]:
-    with SortedRows(tuple[str, int]) as objects:
-        for store in roots.stores:
-            if store.local_path("-") is None:
-                for path, stat in store.listing():
-                    if stat is not None:
-                        objects.add((store.uri_of(path), stat.size))
-        listed = iter(objects)
-        at, size = next(listed, ("", 0))
-        for claim in claims:
-            while at and at < claim.place:
-                at, size = next(listed, ("", 0))
-            located = roots.locate(claim.place)
-            if at == claim.place:
-                yield from _judged(catalog, claim, size)
-            elif located is not None:  # it may have been stored since then
-                yield from _judged(catalog, claim, _found(*located))
 
 
 def unknown(catalog: CatalogStore, roots: OpenRoots) -> Iterator[Unknown]:
@@ -118,18 +97,16 @@ def unknown(catalog: CatalogStore, roots: OpenRoots) -> Iterator[Unknown]:
                         yield Unknown(found.size, uri)
 
 
-def _judged(catalog: CatalogStore, claim: _Claim, size: int | None) -> Iterator[Broken]:
-    """Yield what is broken, if so many bytes lie there."""
-    check = None if size is None else catalog.last_check(claim.storage_uri)
-    is_corrupt = check is not None and check.result == "corrupt" and check.quarantined is None
-    if size != claim.bytes or is_corrupt:
-        state: Literal["missing", "corrupt"] = "missing" if size is None else "corrupt"
-        yield Broken(claim.bytes, claim.sha256, claim.storage_uri, claim.document_id, claim.variant, state)
-
-
-def _found(store: BlobStore, path: str) -> int | None:
-    """Return the size of a blob, None if it is not there."""
+def _judged(catalog: CatalogStore, roots: OpenRoots, claim: _Claim, glances: Glances) -> Iterator[Broken]:
+    """Yield what is broken of a claim."""
+    located = roots.locate(claim.place)
+    if located is None:
+        return
+    found = None
     with suppress(UnsafePathError):
-        found = store.stat(path)
-        return None if found is None else found.size
-    return None
+        found = glances.at(*located)
+    check = None if found is None else catalog.last_check(claim.storage_uri)
+    is_corrupt = check is not None and check.result == "corrupt" and check.quarantined is None
+    if found is None or found.size != claim.bytes or is_corrupt:
+        state: Literal["missing", "corrupt"] = "missing" if found is None else "corrupt"
+        yield Broken(claim.bytes, claim.sha256, claim.storage_uri, claim.document_id, claim.variant, state)

@@ -21,6 +21,7 @@ from kvcatalog.errors import UnsafePathError
 from kvcatalog.filters import Filter
 from kvcatalog.holds import Holds
 from kvcatalog.models import DocumentRecord
+from kvcatalog.removal.glances import Glances
 from kvcatalog.removal.sorting import SortedRows
 from kvcatalog.retention.rules import Judge, Rule
 from kvcatalog.uris import file_path
@@ -185,7 +186,7 @@ class RetentionPlan:
 
     def _measure(self, roots: OpenRoots) -> None:
         """Find the blobs that go with the candidates, each with the last of those that refer to it."""
-        with SortedRows(_Place) as places:
+        with SortedRows(_Place) as places, Glances() as glances:
             for judged, reason in self._together():
                 if reason is None:
                     for uri in self._places_of_document(judged.id):
@@ -197,7 +198,7 @@ class RetentionPlan:
                     continue
                 store, path = located
                 with suppress(UnsafePathError):
-                    found = store.stat(path)
+                    found = glances.at(store, path)
                     if found is not None:
                         since, document_id = max((since, document_id) for document_id, since in members.items())
                         file = uri if found.file is None or found.links <= 1 else f"{found.file:x}"
