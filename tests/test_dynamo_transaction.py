@@ -439,6 +439,40 @@ def test_figures_that_a_death_left_behind_are_repaired(catalog: DynamoCatalog, t
     assert list(catalog.audit()) == []
 
 
+@pytest.mark.parametrize("moment", ["before it is sent", "when it is made", "while digests are counted"])
+def test_an_interruption_of_who_brings_figures_up_to_date_loses_none(
+    catalog: DynamoCatalog, tables: Tables, moment: str
+) -> None:
+    patch = pytest.MonkeyPatch()
+    process = catalog._dynamo._process()
+    process._is_settling = True  # nobody does before all is there
+    for number in (1, 11, 2):
+        catalog.register(**document(number))
+    process._is_settling = False
+
+    def interrupted(owner: Any, name: str, *, late: bool) -> None:
+        real = getattr(owner, name)
+
+        def once(*arguments: Any, **named: Any) -> None:
+            patch.undo()
+            if late:
+                real(*arguments, **named)
+            raise KeyboardInterrupt
+
+        patch.setattr(owner, name, once)
+
+    if moment == "while digests are counted":
+        interrupted(process, "_count", late=False)
+    else:
+        interrupted(process.sums._sender, "send", late=moment == "when it is made")
+    with pytest.raises(KeyboardInterrupt):
+        process.settle()
+    stats = catalog.stats()
+    assert (stats.documents, stats.duplicate_documents) == (3, 1)
+    tables.assert_consistent(catalog)
+    assert list(catalog.audit()) == []
+
+
 def test_a_row_that_no_item_holds_is_refused(catalog: Catalog) -> None:
     with pytest.raises(InvalidValueError, match="record"):
         catalog.register(**document(source_url="https://e.org/" + "u" * 400_000))

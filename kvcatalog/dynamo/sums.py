@@ -106,10 +106,11 @@ class Sums:
             token, since = str(uuid4()), time.monotonic()
             try:
                 self._sender.send(actions, token=token)
-            except OutcomeUnknownError:
-                self._unanswered = _Unanswered(actions, token, since)
-                for key, _ in some:
-                    del deltas[key]
+            except BaseException as error:
+                if isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception):  # or interrupted
+                    self._unanswered = _Unanswered(actions, token, since)
+                    for key, _ in some:
+                        del deltas[key]
                 raise
             for key, _ in some:
                 del deltas[key]

@@ -284,9 +284,9 @@ class _Process:
             pause(0)
         except CatalogError as error:
             _log.warning("%s: figures are not up to date: %s", self._connection.place.url, error)
-            self._keep(sums, digests)
             return False
-        self._keep(sums, digests)
+        finally:
+            self._keep(sums, digests)
         return True
 
     def _carried_by_several(self, changed: dict[bytes, bool]) -> list[bytes]:
