@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,9 @@ from botocore.exceptions import ClientError, HTTPClientError
 from tests.servers import server
 from tools.servers.dynamodb_proxy import Body, Change, Cut, Exchange, Proxy, Refuse, between
 
-TABLE = "behind-the-proxy"
+TABLE = f"behind-the-proxy-{uuid.uuid4()}"
+"""Each worker of a run has its own: they share the server."""
+
 KEY = {"pk": {"S": "p"}, "sk": {"B": b"k"}}
 
 

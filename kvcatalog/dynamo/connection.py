@@ -162,6 +162,7 @@ class Connection(ProcessClients):
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             max_pool_connections=CONNECTIONS,
             tcp_keepalive=True,
+            parameter_validation=False,  # requests are ours, and the service looks at them all the same
         )
         try:
             client = new_session().client(
