@@ -1,4 +1,4 @@
-"""Buckets for tests, on moto in this process and on OpenStack Swift, and a catalog whose root is one."""
+"""Buckets for tests, on moto or a double in this process and on OpenStack Swift, and a catalog whose root is one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kvcatalog import storage
 from kvcatalog.config import StorageConfig
 from kvcatalog.process_clients import new_session
 from tests.gc_store import Place
+from tests.s3_double import Double, serving
 from tests.servers import server
 
 REGION = "us-east-1"
@@ -95,3 +96,11 @@ def any_bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     with mock_aws():
         yield _new_bucket(None)
         storage._open.clear()
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
+    """A server of buckets that misbehaves as the test says."""
+    without_accounts(monkeypatch, "nobody", "nothing")
+    with serving() as served:
+        yield served

@@ -12,8 +12,8 @@ from kvcatalog.audit import audit_blobs
 from kvcatalog.removal import glances
 from kvcatalog.removal.glances import Glances
 from kvcatalog.retention import Rule
-from tests.buckets import REGION, FarPlace, without_accounts
-from tests.s3_double import Double, serving
+from tests.buckets import REGION, FarPlace
+from tests.s3_double import Double
 from tests.test_reconcile import planned
 from tests.test_retention import decided, old
 
@@ -25,13 +25,6 @@ def place(any_bucket: dict[str, Any], tmp_path: Path) -> Iterator[FarPlace]:
     opened = FarPlace(tmp_path / "place", s3_prefix="docs/v 1/", **any_bucket)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
-    without_accounts(monkeypatch, "nobody", "nothing")
-    with serving() as served:
-        yield served
 
 
 @pytest.mark.parametrize("one_by_one", [0, 3, 1000])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,17 @@ from kvcatalog import open_catalog
 from kvcatalog.config import StorageConfig
 from kvcatalog.removal import Collection, executing
 from kvcatalog.retention import Retention, Rule, applying
-from tests.buckets import REGION, FarPlace, without_accounts
+from tests.buckets import REGION, FarPlace
 from tests.gc_store import Place
 from tests.invariants import assert_consistent
 from tests.killing import watch_requests
-from tests.s3_double import Double, serving
+from tests.s3_double import Double
 from tests.test_reconcile import applied, by_folder, fetch
 from tests.test_relayout import relayout
 from tests.test_retention import NOW, old
 from tests.undisturbed import kill_everywhere, recorded
 
 Opened = Callable[[Path], Any]
-
-
-@pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
-    without_accounts(monkeypatch, "nobody", "nothing")
-    with serving() as served:
-        yield served
 
 
 def settings(double: Double) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from kvcatalog.s3_layout.connection import Connection
 from kvcatalog.s3_layout.keys import object_key, relative_path
 from tests.blob_stores import MARKER, PATHS, BlobStoreContract, cas, digest, local_file, publish
 from tests.buckets import without_accounts
-from tests.s3_double import Answer, Double, Request, serving
+from tests.s3_double import Answer, Double, Request
 from tests.servers import server
 from tests.support import child, finished, forked
 from tools.servers.processes import free_ports
@@ -336,12 +336,6 @@ if os.environ.get("KVCATALOG_TEST_CEPH"):
         @pytest.fixture
         def place(self, request: pytest.FixtureRequest, credentials: pytest.MonkeyPatch) -> Place:
             return real(request, credentials, "ceph")
-
-
-@pytest.fixture
-def double() -> Iterator[Double]:
-    with serving() as served:
-        yield served
 
 
 @pytest.fixture
